@@ -1,0 +1,1 @@
+"""Stateless: placement, replication and failover of chunks."""

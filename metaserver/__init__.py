@@ -1,0 +1,1 @@
+"""Files (path -> fragments) and the registry's catalogue: repositories, blobs, manifests, tags, uploads."""

@@ -1,0 +1,1 @@
+"""What crosses between rooms: errors, HTTP, authentication, settings. Imports nothing of ours."""
