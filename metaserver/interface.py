@@ -1,0 +1,241 @@
+"""Contracts of the MetaServer: files made of fragments (FileStore) and the registry's catalogue (Catalogue).
+
+Both are satisfied by metaserver.core (SQLAlchemy: SQLite or PostgreSQL; one transaction per method, opened and closed there)
+and metaserver.client (HTTP); both pass tests/contracts/test_file_store.py and test_catalogue.py.
+
+A file is an ordered list of fragments without gaps; fragment i covers bytes [offset, offset + length) and names the chunk
+(fid, group, CRC-32C) that holds them. A file is open (has no path, can be appended to, seen by nobody but its writer) or
+committed (has a path, never changes). File ids are never reused, so a committed file's fragments may be cached for ever.
+Uploads are open files with a row that carries the digest state; blobs and manifests are committed files whose paths are
+`blobs/<algorithm>/<hex>` and `manifests/<algorithm>/<hex>`.
+
+Names, tags and paths sort by their UTF-8 bytes on every database. Lists answer at most `limit` (1..10,000) entries after `after`.
+Times are seconds since the epoch by the database's clock. Digest strings are "<algorithm>:<hex>", already checked for form.
+Every method is thread-safe and raises Unavailable when the database does not answer for longer than its bounded wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A contiguous piece of a file, stored as one chunk. `offset` and `length` in bytes."""
+
+    offset: int
+    length: int
+    fid: int
+    group_id: int
+    crc32c: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    file_id: int
+    path: str
+    size: int
+    created_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload session. `offset` bytes are durable; `digest_state` (native.engine.Digest.export_state) covers exactly those."""
+
+    upload_id: str
+    repository: str
+    file_id: int
+    offset: int
+    fragments: int
+    digest_state: bytes
+    started_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    digest: str
+    size: int
+    file_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A stored manifest as a repository sees it. Its bytes are the file `file_id`."""
+
+    digest: str
+    media_type: str
+    size: int
+    file_id: int
+    subject: str | None
+    artifact_type: str | None
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NewManifest:
+    """A manifest to be put. `fragments` hold its bytes (stored already). `blobs` and `manifests` are the digests that
+    must be in the repository; `optional` are references that need not be (foreign layers) but count as references when they are.
+    A digest in `manifests` is satisfied by a manifest or, for a build cache's index, by a blob of the repository."""
+
+    digest: str
+    media_type: str
+    size: int
+    fragments: tuple[Fragment, ...]
+    subject: str | None
+    artifact_type: str | None
+    annotations: Mapping[str, str]
+    blobs: tuple[str, ...]
+    manifests: tuple[str, ...]
+    optional: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A slice of a sorted list; `more` tells whether entries follow the last one."""
+
+    names: tuple[str, ...]
+    more: bool
+
+
+class FileStore(Protocol):
+    def create_file(self) -> int:
+        """Open a new empty file; its file id."""
+        ...
+
+    def append_fragments(self, file_id: int, expected_size: int, fragments: Sequence[Fragment]) -> int:
+        """Append to an open file whose size is `expected_size`; the new size.
+
+        A replay (the same fragments are there already at that place) succeeds and changes nothing. Raises FileNotFound,
+        UploadConflict (the size is another one; details: offset), BadRequest (fragments leave gaps or overlap).
+        """
+        ...
+
+    def commit_file(self, file_id: int, path: str) -> FileInfo:
+        """Give an open file its path. Harmless to repeat. Raises FileNotFound, FileExists (another file has this path)."""
+        ...
+
+    def stat(self, path: str) -> FileInfo:
+        """Raises FileNotFound."""
+        ...
+
+    def fragments(self, file_id: int) -> tuple[Fragment, ...]:
+        """All fragments in order (of an open or a committed file). Raises FileNotFound."""
+        ...
+
+    def list_files(self, prefix: str, after: str = "", limit: int = 1000) -> list[FileInfo]:
+        """Committed files below the directory `prefix` ("" is the root): `a/b` lists `a/b` itself and `a/b/...`, never `a/bc`."""
+        ...
+
+    def move(self, source: str, destination: str) -> None:
+        """Rename, metadata only. Raises FileNotFound, FileExists. Moving a path onto itself does nothing."""
+        ...
+
+    def delete_file(self, path: str) -> bool:
+        """Remove a committed file; its chunks become dead. True if it was there."""
+        ...
+
+    def abandon_file(self, file_id: int) -> bool:
+        """Remove an open file; its chunks become dead. True if it was there."""
+        ...
+
+    def dead_fragments(self, min_age_s: float, limit: int = 1000) -> list[Fragment]:
+        """Fragments that belong to no file any more since at least `min_age_s`, oldest first: their chunks may be deleted."""
+        ...
+
+    def forget_dead_fragments(self, fids: Sequence[int]) -> None:
+        """The chunks of these dead fragments are gone from every replica."""
+        ...
+
+
+class Catalogue(Protocol):
+    """Repositories come into being with their first blob or manifest. RepositoryUnknown where a repository has neither."""
+
+    # -- uploads ------------------------------------------------------------------------------------------------------
+    def create_upload(self, repository: str, upload_id: str, digest_state: bytes) -> Upload:
+        """Open an upload session with an empty open file. Harmless to repeat."""
+        ...
+
+    def upload(self, repository: str, upload_id: str) -> Upload:
+        """Raises UploadUnknown (also when it belongs to another repository)."""
+        ...
+
+    def advance_upload(
+        self, repository: str, upload_id: str, expected_offset: int, fragments: Sequence[Fragment], digest_state: bytes
+    ) -> Upload:
+        """Append fragments and replace the digest state in one transaction, if the offset is `expected_offset`.
+
+        A replay of the last advance succeeds. Raises UploadUnknown, UploadConflict (details: offset), BadRequest (gaps).
+        """
+        ...
+
+    def finish_upload(
+        self, repository: str, upload_id: str, expected_offset: int, fragments: Sequence[Fragment], digest: str
+    ) -> Blob:
+        """Append the last fragments (may be none), make the file the blob `digest` of `repository`, end the session: one transaction.
+
+        The caller has verified the digest. When the blob exists already (any repository), the existing file stays, the upload's chunks become
+        dead, and the repository gets the existing blob. A replay (session gone, the repository has the blob) answers the blob.
+        Raises UploadUnknown, UploadConflict.
+        """
+        ...
+
+    def cancel_upload(self, repository: str, upload_id: str) -> None:
+        """End the session; its chunks become dead. Raises UploadUnknown."""
+        ...
+
+    # -- blobs --------------------------------------------------------------------------------------------------------
+    def put_blob(self, repository: str, digest: str, fragments: Sequence[Fragment]) -> Blob:
+        """A blob in one step (monolithic push, already verified): a file with these fragments; as finish_upload otherwise."""
+        ...
+
+    def blob(self, repository: str, digest: str) -> Blob:
+        """Raises BlobUnknown (also for an unknown repository)."""
+        ...
+
+    def mount_blob(self, repository: str, digest: str, source: str | None) -> Blob:
+        """Give `repository` a blob that `source` has (any repository when None). Raises BlobUnknown."""
+        ...
+
+    def delete_blob(self, repository: str, digest: str) -> None:
+        """Take the blob from this repository; with the last repository the file goes. Raises BlobUnknown."""
+        ...
+
+    # -- manifests and tags -------------------------------------------------------------------------------------------
+    def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> Manifest:
+        """Store the manifest and point `tags` at it, all or nothing. Harmless to repeat (chunks that are not needed become dead).
+
+        Raises ReferencesMissing (details: digests), and then the given fragments' chunks become dead too.
+        """
+        ...
+
+    def manifest(self, repository: str, reference: str) -> Manifest:
+        """By tag or digest (contains ":"). Raises ManifestUnknown (also for an unknown repository)."""
+        ...
+
+    def delete_manifest(self, repository: str, digest: str) -> None:
+        """Remove the manifest and every tag that points at it. Raises ManifestUnknown."""
+        ...
+
+    def delete_tag(self, repository: str, tag: str) -> None:
+        """Remove the tag only. Raises ManifestUnknown."""
+        ...
+
+    def tags(self, repository: str, after: str = "", limit: int = 1000) -> Page:
+        """Raises RepositoryUnknown."""
+        ...
+
+    def repositories(self, after: str = "", limit: int = 1000) -> Page: ...
+
+    def referrers(self, repository: str, subject: str, artifact_type: str | None = None) -> list[Manifest]:
+        """Manifests of the repository whose subject is this digest, in digest order; bounded by 10,000. Empty when unknown."""
+        ...
+
+
+class MetaStore(FileStore, Catalogue, Protocol):
+    """What a MetaServer offers as a whole."""
+
+    def check(self) -> None:
+        """Return if the database answers and its schema is the program's; else raise Unavailable with the reason."""
+        ...
