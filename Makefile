@@ -1,0 +1,62 @@
+# make serve, make test: everything else is a convenience. `make help` lists it.
+# On Debian 12 and Ubuntu 24.04 nothing but git, make and python3 has to be there before.
+
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= ./data
+LISTEN ?= 127.0.0.1:5000
+ARGS ?=
+BENCH_ARGS ?=
+# `clients` also installs docker, podman and skopeo for the tests that use them.
+TEST_PACKAGES ?= test
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+ENGINE_SOURCES := $(wildcard native/include/*.h native/src/*.c native/src/*.h) native/build_engine.py setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint bench test-minimal dist clean
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.serve ## Set up what is missing and run the embedded registry (DATA=./data LISTEN=127.0.0.1:5000)
+	@exec $(BIN)/speedy serve --data $(DATA) --listen $(LISTEN) $(ARGS)
+
+test: $(VENV)/.test ## Set up what is missing, check style and types, run all tests (ARGS="-k name")
+	@status=0; $(MAKE) --no-print-directory lint || status=1; \
+	$(BIN)/python -m pytest $(ARGS) || status=1; exit $$status
+
+lint: $(VENV)/.test ## Check style (ruff) and types (mypy --strict)
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict
+
+bench: $(VENV)/.serve ## Measure push and pull of a running registry (BENCH_ARGS="--target name=url")
+	$(BIN)/python benchmarks/registry.py $(BENCH_ARGS)
+
+test-minimal: ## As root: `make serve` in a Debian 12 that holds only git, make and python3
+	bash tests/packaging/minimal_debian.sh
+
+dist: $(VENV)/.test ## Build sdist and wheel into ./dist
+	$(BIN)/python -m build
+
+clean: ## Remove what was built; ./data stays
+	rm -rf $(VENV) build dist *.egg-info native/_engine*.so native/_engine.c native/_engine.o
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The stamps keep a second start off the network: what they depend on says when the set-up has to run again.
+# The engine's own build tools live in the environment, so that a change in C is rebuilt without network too.
+$(VENV)/.serve: setup.cfg pyproject.toml constraints.txt $(ENGINE_SOURCES) scripts/system-packages.sh
+	@python=$$(scripts/find-python.sh) && \
+	scripts/system-packages.sh "$$python" serve && \
+	echo "Setting up $(VENV) with $$python (the first time takes about a minute)" && \
+	{ [ -x $(BIN)/python ] && $(BIN)/python -c '' 2>/dev/null || "$$python" -m venv --clear $(VENV); }
+	@$(PIP) 'setuptools>=68' wheel cffi
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.serve
+	@scripts/system-packages.sh $(BIN)/python $(TEST_PACKAGES)
+	@$(PIP) --no-build-isolation --editable '.[test,lint]'
+	@touch $@
