@@ -4,8 +4,8 @@ Satisfied by chunkmaster.core.LocalChunkMaster (over SQLAlchemy: SQLite or Postg
 chunkmaster.client.HttpChunkMaster; both pass tests/contracts/test_chunk_master.py.
 
 A group is a fixed set of ChunkServers (members) that all hold the same chunks. Groups and members are rows; health is
-held in memory and comes from heartbeats. `GroupTable.version` grows whenever anything in the table changes that placement or
-reading depends on (group added, member address, member state, a group becoming full), so a client may
+comes from heartbeats. `GroupTable.version` grows whenever anything in the table changes that placement or reading
+depends on (group added, member address, member state, a good part of a member's space used or freed), so a client may
 ask with the version it has and get None when nothing changed.
 """
 
@@ -62,11 +62,17 @@ class FidRange:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a ChunkServer tells every `heartbeat_s`. A server id that no group knows is refused (GroupNotFound)."""
+    """What a ChunkServer tells every `heartbeat_s`. A server id that no group knows is refused (GroupNotFound).
+
+    `cluster_id` is the cluster that its data directory belongs to (a master of another one refuses it); `known_version`
+    the group table it has, so that the answer carries a table only when there is a newer one.
+    """
 
     server_id: str
     url: str
     stat: StoreStat
+    cluster_id: str | None = None
+    known_version: int | None = None
 
 
 class ChunkMaster(Protocol):
@@ -85,17 +91,18 @@ class ChunkMaster(Protocol):
         ...
 
     def reserve_fids(self, owner: str, count: int) -> FidRange:
-        """A fresh open range of `count` (1..1,000,000) fids above every fid ever handed out or reported by a ChunkServer."""
+        """A fresh open range of `count` (1..1,000,000) fids, above all ever handed out or reported by a ChunkServer."""
         ...
 
     def close_fid_range(self, range_id: int) -> None:
-        """Retire a range: none of its unused fids will be used any more."""
+        """Retire a range: none of its unused fids will be used any more. Raises NotFound for an unknown range."""
         ...
 
     def heartbeat(self, beat: Heartbeat) -> GroupTable | None:
-        """Take a ChunkServer's report. Answers the group table (ChunkServers hand it out when no master is up).
+        """Take a ChunkServer's report. Answers the group table (ChunkServers hand it out when no master is up), or None
+        when `beat.known_version` is still the current one.
 
-        Raises GroupNotFound for an unknown server id, Conflict when another server already reports under this id
-        from another url within the last `down_after_s`.
+        Raises GroupNotFound for an unknown server id, Conflict for a data directory of another cluster, or when another
+        server already reports under this id from another url within the last `down_after_s`.
         """
         ...
