@@ -5,7 +5,7 @@
 
 Order: environment before file before default. The file is the one given, else ./speedy.toml, else
 /etc/speedy/speedy.toml, else none. wire.settings_load.load reads, checks everything and reports all mistakes at once;
-unknown keys are mistakes. Only composition roots (a room's wsgi.py, speedy/) see these classes; cores take plain values.
+unknown keys are mistakes. Only composition roots (a room's wsgi.py, speedy/) see these classes; cores take values.
 
 Names end in their unit. Sizes are bytes (4194304 or "4MiB"), times seconds (30 or "30s", "7d").
 """
@@ -157,7 +157,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set. `origins` maps "section.key" to its value's source; what is not there is a default."""
+    """Everything that can be set. `origins` maps "section.key" to its value's source; what is missing is a default."""
 
     cluster: ClusterSettings = ClusterSettings()
     database: DatabaseSettings = DatabaseSettings()

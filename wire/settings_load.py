@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wire.settings import Origin, Settings
-from wire.settings_values import Kind
+from wire.settings_values import Kind, without_password
 
 DEFAULT_PATHS = (Path("speedy.toml"), Path("/etc/speedy/speedy.toml"))
 FILE_BYTES_MAX = 1024 * 1024
@@ -169,8 +169,7 @@ def _apply(given: Mapping[str, tuple[Any, Origin, Path]], problems: list[Problem
             changes.setdefault(section, {})[name] = kind.parse(raw, base)
             origins[key] = origin
         except (ValueError, OverflowError, RuntimeError):  # RuntimeError: "~user" without a home
-            shown = kind.show(raw) if key == "database.url" else _shown(raw)  # its password must not reach a terminal
-            problems.append(Problem(key, origin, shown, f"allowed is {kind.allowed}"))
+            problems.append(Problem(key, origin, _shown(raw), f"allowed is {kind.allowed}"))
     settings = Settings(origins=origins)
     return replace(
         settings, **{section: replace(getattr(settings, section), **values) for section, values in changes.items()}
@@ -201,5 +200,5 @@ def _suggest(name: str, names: list[str] | tuple[str, ...]) -> str:
 
 
 def _shown(raw: Any) -> str:
-    text = f'"{raw}"' if isinstance(raw, str) else str(raw)
+    text = without_password(f'"{raw}"' if isinstance(raw, str) else str(raw))  # a URL may stand under any wrong key
     return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "..."

@@ -1,7 +1,7 @@
 """Kinds of setting values: what is allowed, and how a value from TOML or from the environment becomes a typed one.
 
 A kind takes `raw` (a TOML value, or a string from the environment) and `base` (the directory that relative paths start
-from) and returns the value, or raises ValueError. `allowed` is the sentence that a person reads when a value is refused;
+from) and returns the value, or raises ValueError. `allowed` is what a person reads when a value is refused;
 `show` is the value as `speedy config show` prints it, in a form that could be written back, but with secrets hidden.
 """
 
@@ -30,7 +30,7 @@ _SIZE_UNITS = {
 }
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]{0,3})")
-_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
+_PASSWORD = re.compile(r"(://[^:/@]*:).*(@)", re.DOTALL)
 _TCP_PORT_MAX = 65535
 
 
@@ -63,6 +63,11 @@ def _quantity(raw: Any, units: dict[str, float] | dict[str, int]) -> float:
     if match is None or match[2].lower() not in units:
         raise ValueError
     return float(match[1]) * units[match[2].lower()] if "." in match[1] else int(match[1]) * units[match[2].lower()]
+
+
+def without_password(text: str) -> str:
+    """`text` with the password of a URL in it hidden; up to the last "@", since a password may hold any character."""
+    return _PASSWORD.sub(r"\1***\2", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,4 +282,4 @@ class DatabaseUrl:
         return f"{scheme}://{rest}"
 
     def show(self, value: Any) -> str:
-        return _PASSWORD.sub("***", str(value))
+        return without_password(str(value))
