@@ -1,0 +1,1 @@
+"""Alembic revisions, in one line of descent."""

@@ -1,0 +1,158 @@
+"""LocalChunkStore: the ChunkStore over the C engine, in this process.
+
+The only place where the engine's exceptions become ours. It adds nothing on the data path: payloads go from the
+caller's buffer to the disk, and from the disk into the caller's buffer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chunkserver.checks import check_fid, check_list, check_payload
+from chunkserver.data_directory import DataDirectory
+from chunkserver.interface import Buffer, ChunkInfo, StoreStat
+from native import engine
+from native.engine import Engine, EngineError, EngineOptions
+from wire import errors
+
+_RETRY_AFTER_S = 1
+
+
+class LocalChunkStore:
+    """One data directory, open. put may be called from any number of threads: concurrent ones share their fdatasync."""
+
+    def __init__(self, directory: DataDirectory, chunks: Engine) -> None:
+        self._directory = directory
+        self._engine = chunks
+        self._server_id = directory.identity.server_id
+
+    @classmethod
+    def open(
+        cls, path: Path, options: EngineOptions, *, server_id: str | None = None, lock_wait_s: float = 0.0
+    ) -> LocalChunkStore:
+        """Open or create the data directory of a server of cluster `options.cluster_id`.
+
+        Raises Conflict when another process uses the directory, when it belongs to another server id or cluster, or
+        was written by a newer program; Unavailable when its disk fails.
+        """
+        directory = DataDirectory.open(path, server_id=server_id, lock_wait_s=lock_wait_s)
+        try:
+            return cls.open_in(directory, options)
+        except BaseException:
+            directory.close()
+            raise
+
+    @classmethod
+    def open_in(cls, directory: DataDirectory, options: EngineOptions) -> LocalChunkStore:
+        """The store of a directory that is held already; the store closes it. On an error it stays the caller's."""
+        directory.join(options.cluster_id)
+        try:
+            directory.disk.mkdir(exist_ok=True)
+            return cls(directory, Engine.open(directory.disk, options))
+        except OSError as exc:
+            raise errors.Unavailable(f"{directory.disk} cannot be used: {exc}") from exc
+        except EngineError as exc:
+            raise _translated(exc) from exc
+
+    @property
+    def server_id(self) -> str:
+        return self._server_id
+
+    @property
+    def cluster_id(self) -> str:
+        cluster_id = self._directory.identity.cluster_id
+        assert cluster_id is not None  # open_in joined it
+        return cluster_id
+
+    def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
+        view = memoryview(payload)
+        check_payload(fid, view.nbytes, crc32c)
+        try:
+            self._engine.put(fid, view, crc32c)
+        except EngineError as exc:
+            raise _translated(exc, fid) from exc
+
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
+        check_fid(fid)
+        if offset < 0:
+            raise errors.RangeNotSatisfiable(f"chunk {fid} has no byte {offset}")
+        try:
+            self._engine.read_into(fid, offset, buffer)
+        except EngineError as exc:
+            raise _translated(exc, fid) from exc
+
+    def info(self, fid: int) -> ChunkInfo:
+        check_fid(fid)
+        try:
+            return _chunk_info(self._engine.info(fid))
+        except EngineError as exc:
+            raise _translated(exc, fid) from exc
+
+    def delete(self, fid: int) -> bool:
+        check_fid(fid)
+        try:
+            return self._engine.delete(fid)
+        except EngineError as exc:
+            raise _translated(exc, fid) from exc
+
+    def list_chunks(self, after_fid: int = 0, limit: int = 1000) -> list[ChunkInfo]:
+        check_list(after_fid, limit)
+        try:
+            return [_chunk_info(found) for found in self._engine.iterate(after_fid, limit)]
+        except EngineError as exc:
+            raise _translated(exc) from exc
+
+    def stat(self) -> StoreStat:
+        try:
+            stat = self._engine.stat()
+        except EngineError as exc:
+            raise _translated(exc) from exc
+        return StoreStat(
+            server_id=self._server_id,
+            state=stat.state,
+            chunks=stat.chunks,
+            live_bytes=stat.live_bytes,
+            dead_bytes=stat.dead_bytes,
+            free_bytes=stat.free_bytes,
+            total_bytes=stat.total_bytes,
+            volumes=stat.volumes,
+            volumes_failed=stat.volumes_failed,
+            fid_max=stat.fid_max,
+        )
+
+    def close(self) -> None:
+        """Write the checkpoint and let another process have the directory; harmless to repeat."""
+        try:
+            self._engine.close()
+        except EngineError as exc:
+            raise _translated(exc) from exc
+        finally:
+            self._directory.close()
+
+
+def _chunk_info(found: engine.ChunkInfo) -> ChunkInfo:
+    return ChunkInfo(found.fid, found.length, found.crc32c, found.volume, found.offset)
+
+
+def _translated(exc: EngineError, fid: int = 0) -> errors.SpeedyError:
+    """The one translation of the engine's exceptions."""
+    message = str(exc)
+    for kind, translated in (
+        (engine.ChunkNotFound, errors.ChunkNotFound),
+        (engine.ChunkExists, errors.ChunkConflict),
+        (engine.ChunkCorrupt, errors.ChunkUnreadable),
+    ):
+        if isinstance(exc, kind):
+            return translated(message, fid=fid)
+    if isinstance(exc, engine.StoreBusy):
+        return errors.Overloaded(message, retry_after_s=_RETRY_AFTER_S)
+    for kind, translated in (
+        (engine.ChecksumMismatch, errors.ChecksumMismatch),
+        (engine.DiskFull, errors.StorageFull),
+        (engine.RangeInvalid, errors.RangeNotSatisfiable),
+        (engine.StoreLocked, errors.Conflict),
+        (engine.StoreMismatch, errors.Conflict),
+    ):
+        if isinstance(exc, kind):
+            return translated(message)
+    return errors.Unavailable(message)  # StoreFailed, a closed store

@@ -1,0 +1,155 @@
+"""Whose data directory this is, and who has it open.
+
+    <data>/server.json         server id and cluster id, written once, at the first start
+    <data>/server.lock         flock'ed while a process uses the directory; holds that process's id
+    <data>/group-table.json    the last group table a master sent (chunkserver.table_file); disposable
+    <data>/disk/               the engine's files (native/include/engine.h)
+
+A directory belongs to one server id for ever, and to one cluster from the moment that its server joined one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wire.errors import BadRequest, Conflict, Unavailable
+from wire.values import from_json
+
+_FORMAT = 1
+_LOCK_POLL_S = 0.05
+_SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`cluster_id` is None until the server has joined a cluster; it never changes after that."""
+
+    server_id: str
+    cluster_id: str | None = None
+    format: int = _FORMAT
+
+
+class DataDirectory:
+    """An open (locked) data directory. Not to be carried over a fork: the lock would be shared."""
+
+    def __init__(self, path: Path, lock_fd: int, identity: Identity) -> None:
+        self.path = path
+        self.identity = identity
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def open(cls, path: Path, *, server_id: str | None = None, lock_wait_s: float = 0.0) -> DataDirectory:
+        """Create or open `path` and hold it. A fresh one gets `server_id`, or an id of its own making.
+
+        Waits up to `lock_wait_s` for a process before us to leave. Raises Conflict when another process has the
+        directory open, when it belongs to another server id, or was written by a newer program; BadRequest for a
+        malformed server id; Unavailable when the directory cannot be used.
+        """
+        if server_id is not None and not _SERVER_ID.fullmatch(server_id):
+            raise BadRequest(f"{server_id!r} is no server id: 1 to 64 letters, digits, '.', '_' or '-'")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock_fd = _lock(path, lock_wait_s)
+            try:
+                return cls(path, lock_fd, _load_or_create(path, server_id))
+            except BaseException:
+                os.close(lock_fd)
+                raise
+        except OSError as exc:
+            raise Unavailable(f"data directory {path} cannot be used: {exc}") from exc
+
+    @property
+    def disk(self) -> Path:
+        return self.path / "disk"
+
+    def join(self, cluster_id: str) -> None:
+        """Make the directory part of a cluster, for ever. Raises Conflict when it belongs to another one."""
+        try:
+            wanted = str(uuid.UUID(cluster_id))
+        except ValueError as exc:
+            raise BadRequest(f"{cluster_id!r} is no cluster id") from exc
+        own = self.identity.cluster_id
+        if own == wanted:
+            return
+        if own is not None:
+            raise Conflict(
+                f"data directory {self.path} of server {self.identity.server_id} belongs to cluster {own}, "
+                f"not to {wanted}"
+            )
+        joined = Identity(self.identity.server_id, wanted)
+        try:
+            _write(self.path, joined)
+        except OSError as exc:
+            raise Unavailable(f"data directory {self.path} cannot be written: {exc}") from exc
+        self.identity = joined
+
+    def close(self) -> None:
+        """Let another process have the directory; harmless to repeat."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def _lock(path: Path, wait_s: float) -> int:
+    fd = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + wait_s
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as exc:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    raise Conflict(f"data directory {path} is in use by another process (process id {holder})") from exc
+                time.sleep(_LOCK_POLL_S)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _load_or_create(path: Path, server_id: str | None) -> Identity:
+    file = path / "server.json"
+    if not file.exists():
+        if (path / "disk").exists():
+            # Chunks without a name: starting would give another server's chunks a new identity.
+            raise Conflict(f"data directory {path} holds chunks but no server.json: it was not made by this program")
+        identity = Identity(server_id or f"cs-{uuid.uuid4().hex[:12]}")
+        _write(path, identity)
+        return identity
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > _FORMAT:
+            raise Conflict(f"{file} has format {data['format']}, this program knows formats up to {_FORMAT}")
+        identity = from_json(Identity, data)
+    except (ValueError, BadRequest) as exc:
+        raise Conflict(f"{file} cannot be understood: {exc}") from exc
+    if server_id is not None and identity.server_id != server_id:
+        raise Conflict(f"data directory {path} belongs to server {identity.server_id}, not to {server_id}")
+    return identity
+
+
+def _write(path: Path, identity: Identity) -> None:
+    """Whole or not at all, and durable: chunks are stored under this name from now on."""
+    temporary = path / "server.json.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(asdict(identity), file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path / "server.json")
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
