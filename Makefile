@@ -32,7 +32,7 @@ lint: $(VENV)/.test ## Check style (ruff) and types (mypy --strict)
 	$(BIN)/mypy --strict
 
 bench: $(VENV)/.serve ## Measure push and pull of a running registry (BENCH_ARGS="--target name=url")
-	$(BIN)/python benchmarks/registry.py $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.registry $(BENCH_ARGS)
 
 test-minimal: ## As root: `make serve` in a Debian 12 that holds only git, make and python3
 	bash tests/packaging/minimal_debian.sh
