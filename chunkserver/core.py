@@ -15,8 +15,6 @@ from native import engine
 from native.engine import Engine, EngineError, EngineOptions
 from wire import errors
 
-_RETRY_AFTER_S = 1
-
 
 class LocalChunkStore:
     """One data directory, open. put may be called from any number of threads: concurrent ones share their fdatasync."""
@@ -63,6 +61,10 @@ class LocalChunkStore:
         cluster_id = self._directory.identity.cluster_id
         assert cluster_id is not None  # open_in joined it
         return cluster_id
+
+    def join(self, cluster_id: str) -> None:
+        """Raises Conflict when this is not the store's cluster."""
+        self._directory.join(cluster_id)
 
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
         view = memoryview(payload)
@@ -134,25 +136,21 @@ def _chunk_info(found: engine.ChunkInfo) -> ChunkInfo:
     return ChunkInfo(found.fid, found.length, found.crc32c, found.volume, found.offset)
 
 
+_TRANSLATION: dict[type[EngineError], type[errors.SpeedyError]] = {
+    engine.ChunkNotFound: errors.ChunkNotFound,
+    engine.ChunkExists: errors.ChunkConflict,
+    engine.ChunkCorrupt: errors.ChunkUnreadable,
+    engine.ChecksumMismatch: errors.ChecksumMismatch,
+    engine.RangeInvalid: errors.RangeNotSatisfiable,
+    engine.DiskFull: errors.StorageFull,
+    engine.StoreBusy: errors.Overloaded,
+    engine.StoreFailed: errors.Unavailable,
+    engine.StoreLocked: errors.Conflict,
+    engine.StoreMismatch: errors.Conflict,
+}
+
+
 def _translated(exc: EngineError, fid: int = 0) -> errors.SpeedyError:
-    """The one translation of the engine's exceptions."""
-    message = str(exc)
-    for kind, translated in (
-        (engine.ChunkNotFound, errors.ChunkNotFound),
-        (engine.ChunkExists, errors.ChunkConflict),
-        (engine.ChunkCorrupt, errors.ChunkUnreadable),
-    ):
-        if isinstance(exc, kind):
-            return translated(message, fid=fid)
-    if isinstance(exc, engine.StoreBusy):
-        return errors.Overloaded(message, retry_after_s=_RETRY_AFTER_S)
-    for kind, translated in (
-        (engine.ChecksumMismatch, errors.ChecksumMismatch),
-        (engine.DiskFull, errors.StorageFull),
-        (engine.RangeInvalid, errors.RangeNotSatisfiable),
-        (engine.StoreLocked, errors.Conflict),
-        (engine.StoreMismatch, errors.Conflict),
-    ):
-        if isinstance(exc, kind):
-            return translated(message)
-    return errors.Unavailable(message)  # StoreFailed, a closed store
+    """The one translation of the engine's exceptions; what is not in the table is a store that was closed."""
+    kind = _TRANSLATION.get(type(exc), errors.Unavailable)
+    return kind(str(exc), fid=fid) if fid else kind(str(exc))

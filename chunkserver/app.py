@@ -1,0 +1,200 @@
+"""The ChunkStore over HTTP. Parses, calls one method of the store, formats.
+
+    PUT    /v1/chunks/<fid>        body: payload; Content-Length and Speedy-Crc32c are required -> 204
+    GET    /v1/chunks/<fid>        payload, or with `Range: bytes=...` a part of it; Speedy-Crc32c of the bytes sent
+    HEAD   /v1/chunks/<fid>        length and Speedy-Crc32c of the payload
+    GET    /v1/chunks/<fid>/info   ChunkInfo
+    DELETE /v1/chunks/<fid>        {"deleted": bool}
+    GET    /v1/chunks?after=&limit=   {"chunks": [ChunkInfo, ...]}
+    GET    /v1/stat                StoreStat
+    GET    /v1/group-table         the last GroupTable that a master sent; 404 when there was none
+
+One difference from plain HTTP: a range that reaches beyond the chunk's end is refused and not cut, because a reader
+that asks for it has a wrong picture of the chunk. Several ranges in one request are answered with the whole chunk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from flask import Flask, Response, jsonify, request
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from werkzeug.datastructures import Range
+
+from chunkmaster.interface import GroupTable
+from chunkserver.checks import check_payload
+from chunkserver.interface import ChunkInfo, ChunkStore
+from chunkserver.payloads import PayloadMemory
+from native.engine import crc32c
+from wire.auth import ClusterKey
+from wire.body import RequestBody
+from wire.errors import BadRequest, NotFound, RangeNotSatisfiable, SpeedyError
+from wire.response import StreamResponse
+from wire.service import create_service, metrics_of
+from wire.values import to_json
+
+CRC_HEADER = "Speedy-Crc32c"
+_CRC = re.compile(r"[0-9a-fA-F]{8}")
+_NUMBER = re.compile(r"[0-9]{1,20}")
+
+
+class TableSource(Protocol):
+    @property
+    def table(self) -> GroupTable | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The bytes [first, first + length) of a chunk; `whole`: they are all of it, and were not asked for as a range."""
+
+    first: int
+    length: int
+    whole: bool
+
+
+def create_app(
+    store: ChunkStore,
+    *,
+    key: ClusterKey | None,
+    ready: Callable[[], None],
+    tables: TableSource,
+    incoming: PayloadMemory,
+    outgoing: PayloadMemory,
+    version: str | None = None,
+) -> Flask:
+    """`incoming` and `outgoing` bound the memory of writes and reads apart, so that neither starves the other."""
+    app = create_service("chunkserver", key=key, ready=ready, version=version)
+    metrics_of(app).register(_StoreCollector(store))
+
+    @app.put("/v1/chunks/<fid>")
+    def put_chunk(fid: str) -> Response:
+        number = _number("fid", fid)
+        length = _announced_length()
+        crc = _announced_crc()
+        check_payload(number, length, crc)  # before a byte is read
+        payload = incoming.lend(length)
+        try:
+            RequestBody(request.environ).read_exact_into(payload.view)
+            store.put(number, payload.view, crc)
+        finally:
+            payload.release()
+        return Response(status=204)
+
+    @app.get("/v1/chunks/<fid>")
+    def get_chunk(fid: str) -> Response:
+        info = store.info(_number("fid", fid))
+        if request.method == "HEAD":
+            return Response(headers=_headers(info.crc32c) | {"Content-Length": str(info.length)})
+        part = _part(request.range, info)
+        payload = outgoing.lend(part.length)
+        try:
+            store.read_into(info.fid, part.first, payload.view)
+            crc = info.crc32c if part.length == info.length else crc32c(payload.view)
+        except BaseException:
+            payload.release()
+            raise
+        headers = _headers(crc)
+        if not part.whole:
+            headers["Content-Range"] = f"bytes {part.first}-{part.first + part.length - 1}/{info.length}"
+        return StreamResponse.of_buffer(
+            payload.view, payload.release, status=200 if part.whole else 206, headers=headers
+        )
+
+    @app.get("/v1/chunks/<fid>/info")
+    def get_info(fid: str) -> Response:
+        return jsonify(to_json(store.info(_number("fid", fid))))
+
+    @app.delete("/v1/chunks/<fid>")
+    def delete_chunk(fid: str) -> Response:
+        return jsonify(deleted=store.delete(_number("fid", fid)))
+
+    @app.get("/v1/chunks")
+    def list_chunks() -> Response:
+        after = _number("after", request.args.get("after", "0"))
+        limit = _number("limit", request.args.get("limit", "1000"))
+        return jsonify(chunks=to_json(store.list_chunks(after, limit)))
+
+    @app.get("/v1/stat")
+    def stat() -> Response:
+        return jsonify(to_json(store.stat()))
+
+    @app.get("/v1/group-table")
+    def group_table() -> Response:
+        table = tables.table
+        if table is None:
+            raise NotFound("no ChunkMaster has sent a group table yet")
+        return jsonify(to_json(table))
+
+    return app
+
+
+def _number(name: str, text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise BadRequest(f"{name}: a number is wanted, got {text[:40]!r}")
+    return int(text)
+
+
+def _announced_length() -> int:
+    length = request.headers.get("Content-Length")
+    if length is None or request.headers.get("Transfer-Encoding") is not None:
+        raise BadRequest("a chunk comes with its Content-Length: memory is given out before it is read")
+    return _number("Content-Length", length)
+
+
+def _announced_crc() -> int:
+    text = request.headers.get(CRC_HEADER)
+    if text is None or not _CRC.fullmatch(text):
+        raise BadRequest(f"a chunk comes with {CRC_HEADER}: its CRC-32C as 8 hex digits")
+    return int(text, 16)
+
+
+def _headers(crc: int) -> dict[str, str]:
+    return {
+        "Content-Type": "application/octet-stream",
+        "Accept-Ranges": "bytes",
+        CRC_HEADER: f"{crc:08x}",
+    }
+
+
+def _part(asked: Range | None, info: ChunkInfo) -> Part:
+    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
+        return Part(0, info.length, whole=True)
+    begin, end = asked.ranges[0]
+    first = begin if begin >= 0 else max(0, info.length + begin)
+    last = info.length if end is None else end
+    if first >= info.length or last > info.length:
+        raise RangeNotSatisfiable(
+            f"chunk {info.fid} has {info.length} bytes, {asked.to_header()} was asked for", length=info.length
+        )
+    return Part(first, last - first, whole=False)
+
+
+class _StoreCollector(Collector):
+    """Space and state, read when somebody looks."""
+
+    def __init__(self, store: ChunkStore) -> None:
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            stat = self._store.stat()
+        except SpeedyError:
+            return
+        yield GaugeMetricFamily("speedy_chunks", "Chunks stored", stat.chunks)
+        sizes = GaugeMetricFamily("speedy_chunk_bytes", "Space of the data directory", labels=["kind"])
+        for kind in ("live", "dead", "free", "total"):
+            sizes.add_metric([kind], getattr(stat, f"{kind}_bytes"))
+        yield sizes
+        volumes = GaugeMetricFamily("speedy_volumes", "Volumes of the data directory", labels=["kind"])
+        volumes.add_metric(["all"], stat.volumes)
+        volumes.add_metric(["failed"], stat.volumes_failed)
+        yield volumes
+        states = GaugeMetricFamily("speedy_chunkserver_state", "1 for the present state", labels=["state"])
+        for state in ("rw", "ro_full", "failed"):
+            states.add_metric([state], float(stat.state == state))
+        yield states

@@ -1,0 +1,87 @@
+"""HttpChunkStore: a ChunkServer somewhere else, as a ChunkStore."""
+
+from __future__ import annotations
+
+from chunkmaster.interface import GroupTable
+from chunkserver.checks import check_fid, check_list, check_payload, check_range
+from chunkserver.interface import Buffer, ChunkInfo, StoreStat
+from native.engine import crc32c as crc32c_of
+from wire.auth import ClusterKey
+from wire.errors import ChunkUnreadable
+from wire.http import ServiceClient
+from wire.values import from_json
+
+CRC_HEADER = "Speedy-Crc32c"
+
+
+class HttpChunkStore:
+    """Thread-safe; payloads are sent from and received into the caller's memory.
+
+    `read_timeout_s` bounds each wait for the other side; besides the contract's errors every call may raise Unavailable
+    and DeadlineExceeded. Moving a payload is tried once: the caller has other replicas.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: ClusterKey,
+        *,
+        connect_timeout_s: float = 1.0,
+        read_timeout_s: float = 30.0,
+        attempts_max: int = 2,
+        pool_max: int = 32,
+    ) -> None:
+        self._client = ServiceClient(
+            base_url,
+            key,
+            connect_timeout_s=connect_timeout_s,
+            read_timeout_s=read_timeout_s,
+            attempts_max=attempts_max,
+            pool_max=pool_max,
+        )
+
+    def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
+        view = memoryview(payload).cast("B")
+        check_payload(fid, view.nbytes, crc32c)
+        self._client.upload("PUT", f"/v1/chunks/{fid}", view, headers={CRC_HEADER: f"{crc32c:08x}"})
+
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
+        check_fid(fid)
+        view = memoryview(buffer).cast("B")
+        if view.nbytes == 0 or offset < 0:
+            # HTTP has no range of no bytes
+            check_range(fid, offset, view.nbytes, self.info(fid).length)
+            return
+        wanted = {"Range": f"bytes={offset}-{offset + view.nbytes - 1}"}
+        headers = self._client.read_into(f"/v1/chunks/{fid}", view, headers=wanted)
+        announced = headers.get(CRC_HEADER.lower(), "")
+        actual = f"{crc32c_of(view):08x}"
+        if announced != actual:
+            raise ChunkUnreadable(
+                f"chunk {fid} changed on the way from {self._client.base_url}: "
+                f"crc32c {announced!r} was sent, {actual} came",
+                fid=fid,
+            )
+
+    def info(self, fid: int) -> ChunkInfo:
+        check_fid(fid)
+        return from_json(ChunkInfo, self._client.json("GET", f"/v1/chunks/{fid}/info"))
+
+    def delete(self, fid: int) -> bool:
+        check_fid(fid)
+        return bool(self._client.json("DELETE", f"/v1/chunks/{fid}")["deleted"])
+
+    def list_chunks(self, after_fid: int = 0, limit: int = 1000) -> list[ChunkInfo]:
+        check_list(after_fid, limit)
+        answer = self._client.json("GET", "/v1/chunks", params={"after": after_fid, "limit": limit})
+        return from_json(list[ChunkInfo], answer["chunks"])
+
+    def stat(self) -> StoreStat:
+        return from_json(StoreStat, self._client.json("GET", "/v1/stat"))
+
+    def group_table(self) -> GroupTable:
+        """The last group table a master sent to that server. Raises NotFound when there was none."""
+        return from_json(GroupTable, self._client.json("GET", "/v1/group-table"))
+
+    def close(self) -> None:
+        self._client.close()
