@@ -1,0 +1,340 @@
+"""The gunicorn worker under every room: gthread, made safe against clients that stall and parents that die.
+
+What differs from gunicorn 27's ThreadWorker, and why:
+
+- A request's head is collected in the main loop. A thread is taken only for a complete head, so that half-sent heads
+  and idle connections hold no thread; each head has a deadline, whatever the pace of its bytes (408).
+- A connection is closed in the main loop without waiting for the peer: gunicorn would stand still for up to 2 s each
+  time.
+- Sockets carry receive and send time-outs, so that half-sent bodies and readers that stall end.
+- The parser's refusals are answered in JSON, in the form of the OCI Distribution API.
+- The process ends at once when the arbiter is killed (PR_SET_PDEATHSIG); SIGINT ends it as cleanly as SIGTERM.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ctypes
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn.http import errors as parser_errors
+from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
+
+from wire.body import set_receive_timeout, set_send_timeout
+
+HEAD_BYTES_MAX = 64 * 1024
+
+# Read at once while a head is awaited: what follows the head must be copied out of here.
+_HEAD_READ_BYTES = 8 * 1024
+
+#: how long, and for how many bytes, a closed connection is read, so that our last answer is not lost to a reset
+LINGER_S = 2.0
+LINGER_BYTES_MAX = 4 * 1024 * 1024
+
+#: how long requests that outlived the graceful stop may take to see that their connections are gone
+STRAGGLER_WAIT_S = 2.0
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """head_timeout_s: from a head's first byte to its last. idle_timeout_s: the longest silence inside a body, either
+    way."""
+
+    head_timeout_s: float = 30.0
+    idle_timeout_s: float = 60.0
+
+
+# parser refusal -> status and OCI error code; the first match counts
+_REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
+    (parser_errors.UnsupportedTransferCoding, 501, "UNSUPPORTED"),
+    (parser_errors.LimitRequestLine, 414, "UNSUPPORTED"),
+    (parser_errors.LimitRequestHeaders, 431, "UNSUPPORTED"),
+    (parser_errors.ExpectationFailed, 417, "UNSUPPORTED"),
+    (parser_errors.ForbiddenProxyRequest, 403, "DENIED"),
+    (parser_errors.ConfigurationProblem, 500, "UNKNOWN"),
+    (parser_errors.InvalidResponseHeader, 500, "UNKNOWN"),
+    (parser_errors.InvalidResponseHeaderName, 500, "UNKNOWN"),
+    (parser_errors.ParseException, 400, "UNSUPPORTED"),
+)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that happens. To be called right after the
+    fork."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    # The parent may have died before the call took effect.
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def refusal(status: int, code: str, message: str) -> bytes:
+    """A whole answer that closes the connection."""
+    body = json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode()
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Docker-Distribution-Api-Version: registry/2.0\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("ascii") + body
+
+
+class RoomConnection(TConn):  # type: ignore[misc]
+    """A connection; `head` is what has come of a request's head while no thread works for it."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.head = bytearray()
+        self.linger_bytes_left = LINGER_BYTES_MAX
+        self.data_ready = True  # a thread gets it with a complete head only
+
+    def is_head_complete(self, searched: int) -> bool:
+        """Whether the parser can decide: the head is whole, or so wrong that it will be refused. `searched` bytes
+        were seen before."""
+        start = max(0, searched - 3)
+        if self.head.find(b"\r\n\r\n", start) >= 0 or len(self.head) > HEAD_BYTES_MAX:
+            return True
+        fresh = self.head[start:]
+        return fresh.count(b"\n") != fresh.count(b"\r\n") + fresh.startswith(b"\n")
+
+
+class RoomWorker(ThreadWorker):  # type: ignore[misc]
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.limits: WorkerLimits = self.app.limits
+        self.method_queue = _Wakeups()
+        self.lingering: deque[RoomConnection] = deque()
+        self.running: dict[RoomConnection, concurrent.futures.Future[Any]] = {}
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # A terminal sends SIGINT and SIGHUP to the whole group; the arbiter decides, and running requests finish.
+        signal.signal(signal.SIGINT, self.handle_exit)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.siginterrupt(signal.SIGINT, False)
+
+    def run(self) -> None:
+        super().run()
+        self._end_stragglers()
+
+    # -- the main loop's side: connections that no thread works for ------------------------------------------
+
+    def accept(self, listener: Any) -> None:
+        try:
+            sock, address = listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self.log.error("cannot accept a connection: %s", error.strerror)
+                time.sleep(0.05)  # the listener stays readable: do not spin
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EPROTO):
+                raise
+            return
+        self.nr_conns += 1
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            set_receive_timeout(sock, self.limits.idle_timeout_s)
+            set_send_timeout(sock, self.limits.idle_timeout_s)
+            connection = RoomConnection(self.cfg, sock, address, listener.getsockname())
+        except OSError:
+            self.nr_conns -= 1
+            sock.close()
+            return
+        self._await_head(connection)
+
+    def finish_request(self, conn: RoomConnection, fs: concurrent.futures.Future[Any]) -> None:
+        """A thread has done with `conn`: wait for its next request, which may have begun to come already."""
+        self.running.pop(conn, None)
+        if fs.cancelled() or fs.exception() is not None or fs.result() is not True:
+            self._part(conn)
+            return
+        conn.head = bytearray(conn.parser.unreader.take_buffered())
+        if conn.is_head_complete(0):
+            self._dispatch(conn)
+        else:
+            self._await_head(conn)
+
+    def enqueue_req(self, conn: RoomConnection) -> None:
+        future = self.tpool.submit(self.handle, conn)
+        self.running[conn] = future
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close connections that sent nothing of a request for the keep-alive time (or all that wait: `force`)."""
+        now = time.monotonic()
+        while self.keepalived_conns and (force or self.keepalived_conns[0].timeout <= now):
+            self._drop(self.keepalived_conns.popleft())
+
+    def murder_pending(self) -> None:
+        """End heads that are past their deadline, and connections that have lingered long enough."""
+        now = time.monotonic()
+        while self.pending_conns and self.pending_conns[0].timeout <= now:
+            conn = self.pending_conns.popleft()
+            self._unwatch(conn)
+            self._refuse_now(conn, 408, "the request's head did not arrive in time")
+        while self.lingering and self.lingering[0].timeout <= now:
+            self._drop(self.lingering.popleft())
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
+    def _await_head(self, conn: RoomConnection) -> None:
+        conn.sock.setblocking(False)
+        if conn.head:
+            conn.timeout = time.monotonic() + self.limits.head_timeout_s
+            self.pending_conns.append(conn)
+        else:
+            # A stopping worker answers what comes very soon, and no more.
+            conn.timeout = time.monotonic() + (self.cfg.keepalive if self.alive else 0.5)
+            self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_readable, conn))
+
+    def _on_readable(self, conn: RoomConnection, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(_HEAD_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        waiting = self.pending_conns if conn.head else self.keepalived_conns
+        if not data:
+            waiting.remove(conn)
+            self._drop(conn)
+            return
+        searched = len(conn.head)
+        conn.head += data
+        if conn.is_head_complete(searched):
+            waiting.remove(conn)
+            self._unwatch(conn)
+            self._dispatch(conn)
+        elif searched == 0:
+            waiting.remove(conn)
+            self._unwatch(conn)
+            self._await_head(conn)
+
+    def _dispatch(self, conn: RoomConnection) -> None:
+        oversize = len(conn.head) > HEAD_BYTES_MAX and b"\r\n\r\n" not in conn.head
+        if oversize and 0 < conn.head.find(b"\r\n", 2) <= self.cfg.limit_request_line:
+            self._refuse_now(conn, 431, f"the request's head is larger than {HEAD_BYTES_MAX} bytes")
+        else:
+            self.enqueue_req(conn)  # whatever else is wrong with it, the parser says
+
+    def _refuse_now(self, conn: RoomConnection, status: int, message: str) -> None:
+        """Answer from the main loop, without waiting: a fresh connection's send buffer is empty."""
+        self.log.info("refused a request from %s: %s", _peer(conn.client), message)
+        try:
+            conn.sock.send(refusal(status, "UNSUPPORTED", message))
+        except OSError:
+            self._close(conn)
+            return
+        self._part(conn)
+
+    def _part(self, conn: RoomConnection) -> None:
+        """Close a connection so that the peer still gets our last answer: end our side, read the peer's out for a
+        while."""
+        try:
+            linger = conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            if linger[0]:  # wire.response asks for a reset
+                self._close(conn)
+                return
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(conn)
+            return
+        conn.timeout = time.monotonic() + LINGER_S
+        self.lingering.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_lingering_readable, conn))
+
+    def _on_lingering_readable(self, conn: RoomConnection, sock: socket.socket) -> None:
+        try:
+            count = len(sock.recv(64 * 1024))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            count = 0
+        conn.linger_bytes_left -= count
+        if count == 0 or conn.linger_bytes_left <= 0:
+            self.lingering.remove(conn)
+            self._drop(conn)
+
+    def _drop(self, conn: RoomConnection) -> None:
+        self._unwatch(conn)
+        self._close(conn)
+
+    def _unwatch(self, conn: RoomConnection) -> None:
+        self.poller.unregister(conn.sock)
+
+    def _close(self, conn: RoomConnection) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def _end_stragglers(self) -> None:
+        """After the graceful stop: requests that still run lose their connections, so that their threads come to an
+        end."""
+        for conn in list(self.running):
+            try:
+                conn.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+        concurrent.futures.wait(list(self.running.values()), timeout=STRAGGLER_WAIT_S)
+
+    # -- a thread's side ---------------------------------------------------------------------------------------
+
+    def handle(self, conn: RoomConnection) -> Any:
+        conn.sock.setblocking(True)
+        conn.init()
+        conn.parser.unreader.unread(bytes(conn.head))
+        conn.head = bytearray()
+        return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: RoomConnection) -> Any:
+        set_receive_timeout(conn.sock, self.limits.idle_timeout_s)
+        req.body.speedy_request = req  # for wire.body.end_connection
+        return super().handle_request(req, conn)
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer what the parser refused, or what escaped from the app, in JSON."""
+        status, code = 500, "UNKNOWN"
+        for kind, kind_status, kind_code in _REFUSALS:
+            if isinstance(exc, kind):
+                status, code = kind_status, kind_code
+                break
+        if status < 500 or isinstance(exc, parser_errors.UnsupportedTransferCoding):
+            message = str(exc)[:200]
+            self.log.info("refused a request from %s: %s", _peer(addr), message)
+        else:
+            message = "internal error"
+            self.log.error("request failed outside of the app", exc_info=exc)
+        try:
+            client.sendall(refusal(status, code, message))
+        except OSError:
+            self.log.debug("the refusal could not be sent")
+
+
+class _Wakeups(PollableMethodQueue):  # type: ignore[misc]
+    def close(self) -> None:
+        """Leave the pipe open until the process ends.
+
+        A thread that finishes late writes to it by number, and by then the number could be that of another file.
+        """
+
+
+def _peer(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) and address else "?"
