@@ -1,0 +1,185 @@
+"""The OCI Distribution API at /v2/ over a Registry: finds the route, passes the gate, calls one handler, formats answer
+or error.
+
+All of /v2/ is one Flask rule: names contain slashes, so that routes are read from the right (registry_driver.routes),
+and one table says what may be done with what.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from flask import Flask, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
+
+from registry_driver import blobs, listings, manifests, uploads
+from registry_driver.admission import Admission, AdmissionLimits, Gate
+from registry_driver.calls import Answer, Call
+from registry_driver.oci_errors import MethodNotAllowed, error_answer
+from registry_driver.registry import Registry
+from registry_driver.routes import Noun, Route, parse_route
+from wire.body import RequestBody
+from wire.errors import InternalError, SpeedyError, UploadConflict
+from wire.response import StreamResponse
+from wire.service import create_service
+
+_log = logging.getLogger("speedy.registry")
+
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_VERSION_HEADER: Final = ("Docker-Distribution-Api-Version", "registry/2.0")
+
+Handler = Callable[[Registry, Call], Response]
+GateName = Literal["uploads", "downloads", "small", "manifests"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    run: Handler
+    gate: GateName = "small"
+    takes_body: bool = False
+
+
+_READ_BLOB = _Action(blobs.get_blob, "downloads")
+_READ_MANIFEST = _Action(manifests.get_manifest)
+_READ_UPLOAD = _Action(uploads.get_upload)
+_PING = _Action(listings.ping)
+_TAGS = _Action(listings.list_tags)
+_CATALOGUE = _Action(listings.list_repositories)
+_REFERRERS = _Action(listings.list_referrers)
+
+_ACTIONS: Final[Mapping[Noun, Mapping[str, _Action]]] = {
+    "ping": {"GET": _PING, "HEAD": _PING},
+    "catalogue": {"GET": _CATALOGUE, "HEAD": _CATALOGUE},
+    "tags": {"GET": _TAGS, "HEAD": _TAGS},
+    "referrers": {"GET": _REFERRERS, "HEAD": _REFERRERS},
+    "blob": {"GET": _READ_BLOB, "HEAD": _Action(blobs.get_blob), "DELETE": _Action(blobs.delete_blob)},
+    "manifest": {
+        "GET": _READ_MANIFEST,
+        "HEAD": _READ_MANIFEST,
+        "PUT": _Action(manifests.put_manifest, "manifests", takes_body=True),
+        "DELETE": _Action(manifests.delete_manifest),
+    },
+    # A POST that pushes a blob is an upload; one that only opens a session waits its turn there too, and is short.
+    "uploads": {"POST": _Action(uploads.post_upload, "uploads", takes_body=True)},
+    "upload": {
+        "GET": _READ_UPLOAD,
+        "HEAD": _READ_UPLOAD,
+        "PATCH": _Action(uploads.patch_upload, "uploads", takes_body=True),
+        "PUT": _Action(uploads.put_upload, "uploads", takes_body=True),
+        "DELETE": _Action(uploads.delete_upload),
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """`idle_s`: longest silence of a sender. After an early error, up to `drain_bytes` are read and dropped for
+    `drain_s` at most: clients that are still sending see the answer only when they have finished, and else a broken
+    connection."""
+
+    idle_s: float = 60.0
+    drain_bytes: int = 256 << 20
+    drain_s: float = 10.0
+
+
+def create_app(
+    registry: Registry,
+    *,
+    ready: Callable[[], None],
+    admission: AdmissionLimits | None = None,
+    body: BodyLimits | None = None,
+) -> Flask:
+    """The WSGI application. `ready` tells for /readyz whether the rooms behind answer."""
+    app = create_service("registry", key=None, ready=ready)
+    front = _Front(registry, Admission(admission or AdmissionLimits()), body or BodyLimits())
+    for rule in ("/v2", "/v2/", "/v2/<path:rest>"):
+        app.add_url_rule(
+            rule,
+            "v2",
+            front.serve,
+            methods=_METHODS,
+            defaults=None,
+            provide_automatic_options=False,
+            strict_slashes=True,
+        )
+    # What never reaches a rule (other paths, odd methods) is answered in the API's form too.
+    app.register_error_handler(HTTPException, _error_response)
+    return app
+
+
+class _Front:
+    """What happens around every handler."""
+
+    def __init__(self, registry: Registry, admission: Admission, limits: BodyLimits) -> None:
+        self._registry = registry
+        self._limits = limits
+        self._gates: Mapping[GateName, Gate] = {
+            "uploads": admission.uploads,
+            "downloads": admission.downloads,
+            "small": admission.small,
+            "manifests": admission.manifests,
+        }
+
+    def serve(self, rest: str = "") -> Response:
+        body: RequestBody | None = None
+        route: Route | None = None
+        try:
+            current = request._get_current_object()  # type: ignore[attr-defined]  # the proxy costs a lookup per use
+            environ: dict[str, Any] = current.environ
+            if current.method in ("POST", "PUT", "PATCH"):
+                body = RequestBody(environ, idle_timeout_s=self._limits.idle_s)
+            route = parse_route(rest, environ.get("RAW_URI", ""))
+            action = _action(route, current.method)
+            response = self._run(action, Call(current, route.repository, route.reference, body))
+        except SpeedyError as exc:
+            if exc.status >= 500:
+                _log.warning(
+                    "request failed", extra={"error": type(exc).__name__, "reason": exc.message, "details": exc.details}
+                )
+            response = self._refuse(exc, route, body)
+        except Exception as exc:  # noqa: BLE001 -- the edge: whatever went wrong is logged once and answered in the API's form
+            _log.exception("defect", exc_info=exc)
+            response = self._refuse(InternalError(), route, body)
+        response.headers.add(*_VERSION_HEADER)
+        return response
+
+    def _run(self, action: _Action, call: Call) -> Response:
+        admitted = self._gates[action.gate].enter()
+        streams = False
+        try:
+            response = action.run(self._registry, call)
+            streams = isinstance(response, StreamResponse)
+        finally:
+            if not streams:
+                admitted.release()
+        if streams:
+            # The bytes go out after this function: the slot is taken until they have.
+            response.call_on_close(admitted.release)
+        return response
+
+    def _refuse(self, exc: SpeedyError, route: Route | None, body: RequestBody | None) -> Response:
+        if body is not None:
+            body.drain(self._limits.drain_bytes, self._limits.drain_s)
+        response = _error_response(exc)
+        if isinstance(exc, UploadConflict) and route is not None:
+            response.headers.update(uploads.session_headers(route.repository, route.reference, exc.offset))
+        return response
+
+
+def _action(route: Route, method: str) -> _Action:
+    actions = _ACTIONS[route.noun]
+    action = actions.get(method)
+    if action is None:
+        raise MethodNotAllowed(f"{method} is not supported here", allow=sorted(actions))
+    return action
+
+
+def _error_response(exc: Exception) -> Response:
+    told = error_answer(exc)
+    response = Answer(told.body, status=told.status, content_type="application/json")
+    response.headers.update(told.headers)
+    return response

@@ -1,0 +1,61 @@
+"""One request to /v2/ as its handler sees it, and the plain answers that handlers give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from werkzeug.wrappers import Request, Response
+
+from registry_driver.oci_errors import QueryInvalid
+from wire.body import RequestBody
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`body` is there for methods that may carry one."""
+
+    request: Request
+    repository: str
+    reference: str
+    body: RequestBody | None
+
+
+class Answer(Response):
+    """A response from memory. No content type unless one is given: clients compare manifests' types letter by
+    letter."""
+
+    default_mimetype = None
+
+
+def answer(status: int, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+    return Answer(body, status=status, headers=dict(headers))
+
+
+def head_answer(headers: Mapping[str, str], length: int) -> Answer:
+    """What GET would say, without its body."""
+    response = answer(200, headers)
+    response.headers["Content-Length"] = str(length)
+    return response
+
+
+def not_modified(call: Call, etag: str) -> bool:
+    """Whether the client holds the content already (If-None-Match)."""
+    given = call.request.headers.get("If-None-Match")
+    if given is None:
+        return False
+    return given.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in given.split(","))
+
+
+def page_query(call: Call, limit_max: int) -> tuple[str, int]:
+    """`last` and `n` of a list request; without `n`, or with a larger one, pages have `limit_max` entries. Raises
+    QueryInvalid."""
+    last = call.request.args.get("last", "")
+    if len(last) > 512 or not last.isascii() or not last.isprintable():
+        raise QueryInvalid("last must be an entry of the list")
+    text = call.request.args.get("n")
+    if text is None:
+        return last, limit_max
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise QueryInvalid("n must be a number of entries")
+    return last, min(int(text), limit_max)

@@ -1,0 +1,91 @@
+"""The registry over a MetaStore and an ImageStore, as both compositions use it: local rooms in one process, or clients
+of a cluster's.
+
+Starts threads: to be called in the process that serves, after any fork.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+from imageserver.interface import ImageStore
+from metaserver.interface import MetaStore
+from registry_driver.admission import AdmissionLimits
+from registry_driver.app import BodyLimits, create_app
+from registry_driver.checks import CachedCheck
+from registry_driver.chunked import ChunkedDriver
+from registry_driver.reclaim import Reclaimer
+from registry_driver.registry import Registry, RegistryLimits
+from wire.buffers import BufferPool
+from wire.server import RoomApp
+from wire.settings import RegistrySettings
+
+_TRIM_EVERY_S: Final = 10.0
+_BUFFER_IDLE_S: Final = 20.0
+
+
+def compose(
+    meta: MetaStore, images: ImageStore, settings: RegistrySettings, *, read_piece_bytes: int | None = None
+) -> RoomApp:
+    """The registry over the given rooms, which stay the caller's to close. Starts the threads that reclaim space and
+    give memory back.
+
+    `read_piece_bytes`: how much of a chunk is fetched at once (None: whole chunks, which saves round trips).
+    """
+    pool = BufferPool(settings.chunk_bytes, settings.buffer_count)
+    driver = ChunkedDriver(
+        images,
+        pool,
+        chunk_bytes=settings.chunk_bytes,
+        write_window=settings.write_window,
+        read_window=settings.read_window,
+        read_piece_bytes=read_piece_bytes,
+    )
+    limits = RegistryLimits(manifest_bytes_max=settings.manifest_bytes_max)
+    registry = Registry(meta, driver, CachedCheck(images.check), limits)
+    reclaimer = Reclaimer(meta, driver, min_age_s=settings.reclaim_after_s)
+    trimmer = _Repeated("trim-buffers", _TRIM_EVERY_S, lambda: pool.trim(_BUFFER_IDLE_S))
+    app = create_app(
+        registry,
+        # Only metadata decides whether this front end can serve: without ImageServers that take writes pulls go on, and
+        # a balancer that looked elsewhere would find the same.
+        ready=CachedCheck(meta.check),
+        admission=AdmissionLimits.within(
+            settings.threads,
+            uploads_max=settings.uploads_max,
+            downloads_max=settings.downloads_max,
+            requests_max=settings.requests_max,
+        ),
+        body=BodyLimits(idle_s=settings.body_idle_s),
+    )
+    reclaimer.start()
+    trimmer.start()
+    closing = ExitStack()
+    closing.callback(driver.close)
+    closing.callback(trimmer.close)
+    closing.callback(reclaimer.close)
+    return RoomApp(app=app, close=closing.close)
+
+
+class _Repeated:
+    """Calls `work`, which does not raise, every `every_s` seconds in a thread."""
+
+    def __init__(self, name: str, every_s: float, work: Callable[[], object]) -> None:
+        self._every_s = every_s
+        self._work = work
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self._work()
