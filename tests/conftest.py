@@ -9,7 +9,7 @@ from tests.postgres import PostgresServer
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A real PostgreSQL server, one for the session; `with postgres_server.database() as url:` gives a fresh database."""
+    """A real PostgreSQL, one for the session; `with postgres_server.database() as url:` gives a fresh database."""
     with PostgresServer.start() as server:
         yield server
 

@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ import psycopg2
 from psycopg2 import sql
 
 from tests.needs import not_run
+from tests.ports import free_port
 
 _START_TRIES_MAX = 5  # another process may take the port between choosing and using it
 _START_S = 30.0
@@ -121,7 +121,7 @@ class PostgresServer:
 
     @classmethod
     def _run(cls, programs: Path, account: _Account, directory: Path, password: str) -> Self:
-        port = _free_port()
+        port = free_port()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(port),
@@ -237,10 +237,3 @@ def _create(programs: Path, account: _Account, directory: Path, password: str) -
 
 def _tail(output: bytes) -> str:
     return output.decode(errors="replace")[-4000:]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
