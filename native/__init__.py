@@ -1,0 +1,1 @@
+"""The storage engine in C and its Python face, :mod:`native.engine`."""

@@ -1,0 +1,214 @@
+/*
+ * Speedy's storage engine: an append-only store of chunks in one directory of one disk.
+ *
+ * WHAT IS GUARANTEED
+ *   - engine_put returns ENGINE_OK only after header and payload were written and fdatasync'ed (options.sync), in a
+ *     volume whose file, directory entry and MANIFEST record were durable before. Until then the chunk is invisible.
+ *   - engine_read never hands out a byte that was not compared with a CRC32C that was written with the chunk.
+ *   - After any failed write or fsync the volume takes no write and no fsync again: after a failed fsync the page cache
+ *     shows bytes that the disk does not have, and a second fsync would report success. Later chunks go elsewhere.
+ *   - engine_delete is durable when it returns; the space goes back to the file system when the last reader has left.
+ *   - Opening is bounded by the bytes written since the last checkpoint, and one bad volume never prevents it.
+ * CAVEATS
+ *   - The handle must be opened after fork() and closed by the process that opened it. Descriptors are O_CLOEXEC.
+ *   - With options.sync = 0, chunks are durable only after engine_checkpoint or engine_close returned.
+ *   - A fid that was deleted may be put again; that fids are never reused is the caller's promise.
+ *
+ * FILES (integers little-endian, CRC = CRC32C; file names use eight decimal digits for the volume id)
+ *   DISK           identity, written once: two copies of a 4 KiB record, at 0 and 4096 (src/identity.c)
+ *   LOCK           flock'ed while the store is open; empty
+ *   MANIFEST       append log: create / seal / fail / quarantine / replace a volume (src/manifest.c)
+ *   v<id>.dat      volume: two superblocks, then needles (src/volume.c, src/needle.h)
+ *   v<id>.ckp      sorted index of the volume up to a tail; .ckp.old is the one before (src/checkpoint.c)
+ *   v<id>.del      delete log (src/delete_log.c)
+ *   *.tmp          unfinished; removed at open
+ * Every log and every batch of needles starts its appends on a 4 KiB boundary, so that a torn write cannot hit a sector
+ * that holds something acknowledged. Validity of a needle and the reader's algorithm: src/needle.h and src/recovery.c.
+ *
+ * THREADS. Every function may be called from any thread at any time, except engine_free, which must be the last call.
+ * Two threads belong to a store: the appender (the only writer of volumes) and the keeper (checkpoints, punching,
+ * sealing, preparing the next volume).
+ *
+ * STATUS. Functions return an engine_status and describe failures in *error (never NULL, owned by the caller).
+ */
+#ifndef SPEEDY_ENGINE_H
+#define SPEEDY_ENGINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* build_engine.py gives the text between the two marks to cffi: declarations only, no preprocessor beyond constants. */
+/* cdef: begin */
+
+#define ENGINE_FORMAT 1
+#define ENGINE_CHUNK_BYTES_MAX 67108864
+#define ENGINE_ITERATE_MAX 65536
+
+enum engine_status {
+    ENGINE_OK = 0,
+    ENGINE_NOT_FOUND = 1,   /* no such fid */
+    ENGINE_EXISTS = 2,      /* the fid is taken by other bytes */
+    ENGINE_CORRUPT = 3,     /* the stored copy cannot be read or fails its checksum; other copies may be good */
+    ENGINE_CHECKSUM = 4,    /* the payload given to put does not match its crc32c: error->expected, error->actual */
+    ENGINE_DISK_FULL = 5,   /* no space above the reserve; deletes still work */
+    ENGINE_FAILED = 6,      /* fail-stop after an I/O error; this call is not acknowledged */
+    ENGINE_BUSY = 7,        /* too many bytes wait to be written; try again later */
+    ENGINE_LOCKED = 8,      /* another process has the directory open */
+    ENGINE_MISMATCH = 9,    /* other cluster, newer format, or not a store */
+    ENGINE_RANGE = 10,      /* a range beyond the end of the chunk, or a chunk above ENGINE_CHUNK_BYTES_MAX */
+    ENGINE_INVALID = 11,    /* an argument that is never valid: fid 0, sizes that contradict */
+    ENGINE_NO_MEMORY = 12,
+    ENGINE_CLOSED = 13
+};
+
+enum engine_state {
+    ENGINE_STATE_RW = 0,
+    ENGINE_STATE_RO_FULL = 1,
+    ENGINE_STATE_FAILED = 2
+};
+
+enum engine_crc_kind {
+    ENGINE_CRC_BEST = 0,
+    ENGINE_CRC_TABLE = 1,
+    ENGINE_CRC_SSE42 = 2,
+    ENGINE_CRC_ISAL = 3
+};
+
+enum engine_digest_kind {
+    ENGINE_SHA256 = 1,
+    ENGINE_SHA512 = 2
+};
+
+typedef struct engine_error {
+    int32_t code;           /* engine_status */
+    int32_t os_error;       /* errno, or 0 */
+    uint32_t expected;      /* ENGINE_CHECKSUM: the caller's CRC */
+    uint32_t actual;        /* ENGINE_CHECKSUM: the payload's CRC */
+    char detail[240];       /* one line, zero-terminated */
+} engine_error;
+
+typedef struct engine_options {
+    uint64_t volume_size_first;     /* bytes; volumes double from here ... */
+    uint64_t volume_size_max;       /* ... to here */
+    uint64_t reserve_bytes;         /* file-system bytes never used for volumes; UINT64_MAX = max(1 %, 2 volumes) */
+    uint64_t queue_bytes_max;       /* bytes waiting in engine_put before it answers ENGINE_BUSY */
+    uint64_t checkpoint_bytes;      /* appended bytes between two checkpoints of a volume */
+    double checkpoint_s;            /* seconds between two checkpoints of a changed volume */
+    double queue_timeout_s;         /* how long a put may wait for its turn before ENGINE_BUSY */
+    double lock_timeout_s;          /* how long open waits for the process before us to leave */
+    int32_t sync;                   /* 0: do not fdatasync before acknowledging */
+    int32_t create;                 /* 0: refuse a directory without a store (an unmounted mount point) */
+    uint8_t cluster_id[16];
+} engine_options;
+
+typedef struct engine_chunk {
+    uint64_t fid;
+    uint64_t offset;        /* of the needle in its volume */
+    uint32_t volume;        /* id */
+    uint32_t length;        /* payload bytes */
+    uint32_t crc32c;        /* of the payload */
+    uint32_t created_s;     /* Unix time */
+} engine_chunk;
+
+/* For every volume: live + dead + pad + free == its size; the four sums are below. */
+typedef struct engine_stats {
+    uint64_t chunks;
+    uint64_t payload_bytes;         /* of live chunks */
+    uint64_t live_bytes;            /* live needles with headers and rounding */
+    uint64_t dead_bytes;            /* deleted needles; their payload blocks may have been returned already */
+    uint64_t pad_bytes;             /* superblocks, alignment, holes, unused ends of closed volumes */
+    uint64_t volume_free_bytes;     /* not yet written in volumes that still take chunks */
+    uint64_t volume_bytes;          /* sizes of all volumes */
+    uint64_t punched_bytes;         /* of dead_bytes and pad_bytes, returned to the file system */
+    uint64_t free_bytes;            /* usable for new chunks: volume_free_bytes + file system above the reserve */
+    uint64_t total_bytes;           /* volume_bytes - punched_bytes + file system above the reserve */
+    uint64_t reserve_bytes;
+    uint64_t fid_max;               /* highest fid ever stored here, deleted ones included */
+    uint64_t appends;
+    uint64_t batches;
+    uint64_t syncs;
+    uint64_t deletes;
+    uint64_t reads;
+    uint64_t corrupt_reads;
+    uint64_t checkpoints;
+    uint64_t checkpoint_failures;
+    uint64_t queued_bytes;
+    uint64_t index_bytes;           /* memory of the index */
+    uint32_t volumes;
+    uint32_t volumes_failed;
+    uint32_t volumes_quarantined;
+    uint32_t unknown_files;         /* in the directory, left alone */
+    uint32_t damaged_records;       /* in MANIFEST and delete logs, skipped at open */
+    uint32_t state;                 /* engine_state */
+} engine_stats;
+
+typedef struct engine_store engine_store;
+typedef struct engine_digest engine_digest;
+
+/* Opens the store in an existing directory, creating it there when the directory holds none. The handle is owned by
+ * the caller, who ends it with engine_free. LOCKED, MISMATCH, DISK_FULL, FAILED, INVALID. */
+int engine_open(const char *directory, const engine_options *options, engine_store **store, engine_error *error);
+
+/* Stores a chunk and returns when it is durable. payload is read until the call returns, never after, never copied.
+ * Safe to repeat: a fid that already holds these bytes answers OK after they were read back and verified; if the stored
+ * copy is damaged this one replaces it. EXISTS, CHECKSUM, BUSY, DISK_FULL, FAILED, RANGE (too long), INVALID. */
+int engine_put(engine_store *store, uint64_t fid, const void *payload, size_t length, uint32_t crc32c,
+               engine_error *error);
+
+/* Fills buffer with payload[offset, offset + length), verified. On failure the buffer's content is undefined.
+ * NOT_FOUND, RANGE, CORRUPT. */
+int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error);
+
+/* Describes a chunk, from memory. NOT_FOUND. */
+int engine_info(engine_store *store, uint64_t fid, engine_chunk *chunk, engine_error *error);
+
+/* Removes a chunk durably; *removed is 0 when there was none. Safe to repeat. FAILED, DISK_FULL. */
+int engine_delete(engine_store *store, uint64_t fid, int *removed, engine_error *error);
+
+/* Up to limit (at most ENGINE_ITERATE_MAX) chunks with fid > after_fid in ascending order; *count is less than limit
+ * only at the end. Chunks put or deleted meanwhile may or may not appear. */
+int engine_iterate(engine_store *store, uint64_t after_fid, engine_chunk *chunks, size_t limit, size_t *count,
+                   engine_error *error);
+
+int engine_stat(engine_store *store, engine_stats *stats, engine_error *error);
+
+/* Makes everything acknowledged so far cheap to reopen, and returns the space of deleted chunks that nobody reads. */
+int engine_checkpoint(engine_store *store, engine_error *error);
+
+/* Lets running calls end, writes what is queued, checkpoints and releases the directory. Idempotent. A failure is
+ * reported after everything was released. Later calls answer CLOSED. */
+int engine_close(engine_store *store, engine_error *error);
+
+/* Closes if needed and frees. NULL is allowed. */
+void engine_free(engine_store *store);
+
+/* CRC32C (RFC 3720, Castagnoli) of data, continuing crc (0 at the start). */
+uint32_t engine_crc32c(uint32_t crc, const void *data, size_t length);
+/* CRC of A followed by B from the CRC of each and the length of B. */
+uint32_t engine_crc32c_combine(uint32_t crc_a, uint32_t crc_b, uint64_t length_b);
+/* 1 if this build and CPU have the implementation (engine_crc_kind). */
+int engine_crc32c_has(int kind);
+/* engine_crc32c by one implementation; kind must be one that engine_crc32c_has. */
+uint32_t engine_crc32c_by(int kind, uint32_t crc, const void *data, size_t length);
+
+#define ENGINE_DIGEST_STATE_BYTES 240
+#define ENGINE_DIGEST_HEX_BYTES 129
+
+/* SHA-256 / SHA-512 whose state can be stored and continued elsewhere. A digest belongs to one thread at a time.
+ * new, copy and import return NULL when out of memory; import also for a state that is damaged or of another version. */
+engine_digest *engine_digest_new(int kind);
+engine_digest *engine_digest_copy(const engine_digest *digest);
+engine_digest *engine_digest_import(const uint8_t *state, size_t length);
+void engine_digest_free(engine_digest *digest);
+int engine_digest_kind_of(const engine_digest *digest);
+uint64_t engine_digest_length(const engine_digest *digest);
+/* 0, or -1 when the message would pass 2^64 - 1 bytes. */
+int engine_digest_update(engine_digest *digest, const void *data, size_t length);
+/* Writes the hexadecimal digest, zero-terminated, of what was hashed so far; the state goes on. 0 or -1. */
+int engine_digest_hex(const engine_digest *digest, char hex[129]);
+/* Byte layout in src/digest.c. */
+void engine_digest_export(const engine_digest *digest, uint8_t state[240]);
+
+/* cdef: end */
+
+#endif

@@ -1,0 +1,358 @@
+/*
+ * The appender: one thread per store, the only writer of volumes.
+ *
+ * It takes what is queued (at most 4 MiB or 64 needles, without waiting for more), writes it with one pwritev from the
+ * callers' memory, syncs once, publishes in the index and wakes the callers. While it syncs, the next batch gathers.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "clock.h"
+#include "failure.h"
+#include "store.h"
+
+/* header, payload, padding per needle */
+#define PARTS_PER_NEEDLE 3
+
+static const uint8_t padding[NEEDLE_ALIGNMENT] = {0};
+
+static void finish(struct put *put, int status, const engine_error *reason)
+{
+    put->status = status;
+    put->state = PUT_DONE;
+    if (status != ENGINE_OK)
+        *put->error = *reason;
+    pthread_cond_signal(&put->done);
+}
+
+/* queue.lock is held. Joined puts got the same bytes and get the same answer. */
+static void finish_with_joined(struct put *put, int status, const engine_error *reason)
+{
+    struct put *joined = put->joined;
+    while (joined != NULL) {
+        struct put *next = joined->joined;
+        finish(joined, status, reason);
+        joined = next;
+    }
+    finish(put, status, reason);
+}
+
+/* queue.lock is held. Takes the next batch off the queue. */
+static struct put *take_batch(struct put_queue *queue)
+{
+    struct put *first = queue->first;
+    struct put *last = NULL;
+    uint64_t bytes = 0;
+    for (unsigned needles = 0; queue->first != NULL && needles < BATCH_NEEDLES_MAX; needles++) {
+        struct put *put = queue->first;
+        if (last != NULL && bytes + put->footprint > BATCH_BYTES_MAX)
+            break;
+        bytes += put->footprint;
+        put->state = PUT_WRITING;
+        queue->first = put->next;
+        last = put;
+    }
+    if (queue->first == NULL)
+        queue->last = NULL;
+    if (last != NULL)
+        last->next = NULL;
+    queue->writing = first;
+    return first;
+}
+
+/* Lays the needles out behind each other from start; returns the number of parts. */
+static int lay_out(const struct volume *volume, struct put *batch, uint64_t start, uint64_t seq, uint64_t synced_seq,
+                   struct iovec *parts)
+{
+    int count = 0;
+    uint64_t at = start;
+    for (struct put *put = batch; put != NULL; put = put->next) {
+        needle_place(put->header, volume->uuid, at, seq++, synced_seq);
+        parts[count].iov_base = put->header;
+        parts[count++].iov_len = put->header_length;
+        if (put->length > 0) {
+            parts[count].iov_base = (void *)(uintptr_t)put->payload;
+            parts[count++].iov_len = put->length;
+        }
+        size_t rest = (size_t)(put->footprint - put->header_length - put->length);
+        if (rest > 0) {
+            parts[count].iov_base = (void *)(uintptr_t)padding;
+            parts[count++].iov_len = rest;
+        }
+        at += put->footprint;
+    }
+    return count;
+}
+
+static void publish(engine_store *store, struct volume *volume, struct put *batch, uint64_t start, uint64_t bytes,
+                    unsigned needles)
+{
+    uint64_t at = start;
+    uint64_t payload_bytes = 0;
+    uint64_t fid_max = 0;
+    for (struct put *put = batch; put != NULL; put = put->next) {
+        payload_bytes += put->length;
+        fid_max = put->fid > fid_max ? put->fid : fid_max;
+    }
+    /* Accounting first: a delete may follow the moment a chunk is in the index. */
+    pthread_mutex_lock(&volume->lock);
+    volume->live_bytes += bytes;
+    volume->payload_bytes += payload_bytes;
+    volume->chunks += needles;
+    if (fid_max > volume->fid_max)
+        volume->fid_max = fid_max;
+    volume->changed = true;
+    pthread_mutex_unlock(&volume->lock);
+    for (struct put *put = batch; put != NULL; put = put->next) {
+        struct chunk_place place = {
+            .fid = put->fid,
+            .offset = at,
+            .slot = volume->slot,
+            .header_length = put->header_length,
+            .length = put->length,
+            .crc32c = put->crc32c,
+            .created_s = put->created_s,
+        };
+        put->replaced = chunk_index_put(store->index, &place, &put->before);
+        listing_note(store, put->fid);
+        at += put->footprint;
+    }
+    /* Tail and seq last and together: a checkpoint takes every indexed chunk before the tail, so all of those must be in
+     * the index, and recovery expects next_seq at exactly that tail. */
+    pthread_mutex_lock(&volume->lock);
+    volume->pad_bytes += start - volume->tail;
+    volume->tail = start + bytes;
+    volume->next_seq += needles;
+    if (store->options.sync)
+        volume->synced_seq = volume->next_seq - 1;
+    pthread_mutex_unlock(&volume->lock);
+}
+
+static int write_batch(engine_store *store, struct put *batch, engine_error *error)
+{
+    const struct engine_io *io = store->io;
+    struct iovec parts[BATCH_NEEDLES_MAX * PARTS_PER_NEEDLE];
+    uint64_t bytes = 0;
+    unsigned needles = 0;
+    for (const struct put *put = batch; put != NULL; put = put->next) {
+        bytes += put->footprint;
+        needles++;
+    }
+    struct volume *volume = NULL;
+    int status = volumes_activate(store, bytes, &volume, error);
+    if (status != ENGINE_OK)
+        return status;
+    /* Only this thread changes tail, seq and synced_seq of the active volume while sync is on; without sync, a
+     * checkpoint raises synced_seq. */
+    pthread_mutex_lock(&volume->lock);
+    uint64_t start = round_up(volume->tail, BLOCK_BYTES);
+    uint64_t seq = volume->next_seq;
+    uint64_t synced_seq = volume->synced_seq;
+    pthread_mutex_unlock(&volume->lock);
+    int count = lay_out(volume, batch, start, seq, synced_seq, parts);
+    if (io_writev(io, volume->file, parts, count, start) != 0) {
+        status = failure_os(error, errno, "volume %u: write failed", (unsigned)volume->id);
+        /* Fail-stop also without space: behind the tail now stand bytes that no later batch may overwrite halfway. */
+        volumes_fail(store, volume);
+        return status;
+    }
+    if (store->options.sync) {
+        atomic_fetch_add(&store->counters.syncs, 1);
+        if (io->fdatasync(io->context, volume->file) != 0) {
+            status = failure(error, ENGINE_FAILED, errno, "volume %u: sync failed", (unsigned)volume->id);
+            volumes_fail(store, volume);
+            return status;
+        }
+    }
+    publish(store, volume, batch, start, bytes, needles);
+    atomic_fetch_add(&store->counters.appends, needles);
+    atomic_fetch_add(&store->counters.batches, 1);
+    return ENGINE_OK;
+}
+
+/* A full disk may still have room for the smaller ones of a batch. */
+static void write_one_by_one(engine_store *store, struct put *batch)
+{
+    while (batch != NULL) {
+        struct put *put = batch;
+        engine_error reason;
+        batch = put->next;
+        put->next = NULL;
+        (void)no_failure(&reason);
+        put->status = write_batch(store, put, &reason);
+        if (put->status != ENGINE_OK)
+            *put->error = reason;
+        put->next = batch;
+    }
+}
+
+static void complete(engine_store *store, struct put *batch, int status, bool each, const engine_error *reason)
+{
+    struct put_queue *queue = &store->queue;
+    pthread_mutex_lock(&queue->lock);
+    queue->writing = NULL;
+    while (batch != NULL) {
+        struct put *next = batch->next; /* before its owner wakes up and takes its stack away */
+        int own_status = each ? batch->status : status;
+        engine_error own_reason = each ? *batch->error : *reason;
+        queue->bytes -= batch->footprint;
+        if (own_status != ENGINE_OK)
+            chunk_index_unreserve(store->index, batch->fid); /* a published one has used its reservation */
+        finish_with_joined(batch, own_status, &own_reason);
+        batch = next;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+static void *run(void *argument)
+{
+    engine_store *store = argument;
+    struct put_queue *queue = &store->queue;
+    for (;;) {
+        pthread_mutex_lock(&queue->lock);
+        while (queue->first == NULL && !queue->stopping)
+            pthread_cond_wait(&queue->filled, &queue->lock);
+        struct put *batch = take_batch(queue);
+        pthread_mutex_unlock(&queue->lock);
+        if (batch == NULL)
+            return NULL; /* stopping, and nothing is left */
+        engine_error reason;
+        (void)no_failure(&reason);
+        int status = write_batch(store, batch, &reason);
+        bool each = status == ENGINE_DISK_FULL && batch->next != NULL;
+        if (each)
+            write_one_by_one(store, batch);
+        atomic_store(&store->full, status == ENGINE_DISK_FULL);
+        complete(store, batch, status, each, &reason);
+        if (volumes_need_standby(store))
+            keeper_wake(store);
+    }
+}
+
+/* queue.lock is held. The put of this fid that is queued or being written, or NULL. */
+static struct put *find_in_flight(struct put_queue *queue, uint64_t fid)
+{
+    for (struct put *put = queue->writing; put != NULL; put = put->next)
+        if (put->fid == fid)
+            return put;
+    for (struct put *put = queue->first; put != NULL; put = put->next)
+        if (put->fid == fid)
+            return put;
+    return NULL;
+}
+
+/* queue.lock is held. */
+static void unlink_queued(struct put_queue *queue, struct put *put)
+{
+    struct put **at = &queue->first;
+    queue->last = NULL;
+    while (*at != NULL) {
+        if (*at == put) {
+            *at = put->next;
+            continue;
+        }
+        queue->last = *at;
+        at = &(*at)->next;
+    }
+    queue->bytes -= put->footprint;
+}
+
+/* queue.lock is held. Once its batch is being written a put cannot be taken back: the kernel reads its memory. */
+static void wait_until_done(engine_store *store, struct put *put)
+{
+    struct put_queue *queue = &store->queue;
+    struct timespec deadline = clock_timespec(clock_deadline(store->options.queue_timeout_s));
+    bool timed = true;
+    while (put->state != PUT_DONE) {
+        if (!timed) {
+            pthread_cond_wait(&put->done, &queue->lock);
+        } else if (pthread_cond_timedwait(&put->done, &queue->lock, &deadline) == ETIMEDOUT) {
+            timed = false;
+            if (put->state == PUT_QUEUED && find_in_flight(queue, put->fid) == put) {
+                engine_error reason;
+                (void)failure(&reason, ENGINE_BUSY, 0, "waited too long for its turn");
+                unlink_queued(queue, put);
+                chunk_index_unreserve(store->index, put->fid);
+                finish_with_joined(put, ENGINE_BUSY, &reason);
+            }
+        }
+    }
+}
+
+/* queue.lock is held. Decides without waiting whether put can be queued. */
+static int admit(engine_store *store, struct put *put, bool replace)
+{
+    struct put_queue *queue = &store->queue;
+    struct chunk_place place;
+    struct put *ahead = find_in_flight(queue, put->fid);
+    if (ahead != NULL) {
+        if (ahead->length != put->length || ahead->crc32c != put->crc32c)
+            return failure(put->error, ENGINE_EXISTS, 0, "other bytes are being stored under this fid");
+        put->joined = ahead->joined;
+        ahead->joined = put;
+        return ENGINE_OK;
+    }
+    /* Asked with the queue locked: what leaves the batch under way is in the index before. */
+    if (!replace && chunk_index_get(store->index, put->fid, &place, NULL, NULL))
+        return ENGINE_EXISTS;
+    if (queue->stopping)
+        return failure(put->error, ENGINE_CLOSED, 0, "the store is closed");
+    if (atomic_load(&store->failed))
+        return failure(put->error, ENGINE_FAILED, 0, "the store has failed");
+    if (queue->bytes > 0 && queue->bytes + put->footprint > store->options.queue_bytes_max)
+        return failure(put->error, ENGINE_BUSY, 0, "too many bytes wait to be written");
+    if (!chunk_index_reserve(store->index, put->fid))
+        return failure(put->error, ENGINE_NO_MEMORY, 0, "no memory for the index");
+    put->next = NULL;
+    if (queue->last != NULL)
+        queue->last->next = put;
+    else
+        queue->first = put;
+    queue->last = put;
+    queue->bytes += put->footprint;
+    pthread_cond_signal(&queue->filled);
+    return ENGINE_OK;
+}
+
+int appender_put(engine_store *store, struct put *put, bool replace)
+{
+    pthread_condattr_t attributes;
+    if (pthread_condattr_init(&attributes) != 0)
+        return failure(put->error, ENGINE_NO_MEMORY, 0, "no condition variable");
+    (void)pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    int failed = pthread_cond_init(&put->done, &attributes);
+    (void)pthread_condattr_destroy(&attributes);
+    if (failed != 0)
+        return failure(put->error, ENGINE_NO_MEMORY, 0, "no condition variable");
+    put->state = PUT_QUEUED;
+    pthread_mutex_lock(&store->queue.lock);
+    int status = admit(store, put, replace);
+    if (status == ENGINE_OK) {
+        wait_until_done(store, put);
+        status = put->status;
+    }
+    pthread_mutex_unlock(&store->queue.lock);
+    (void)pthread_cond_destroy(&put->done);
+    return status;
+}
+
+int appender_start(engine_store *store, engine_error *error)
+{
+    int failed = pthread_create(&store->queue.thread, NULL, run, store);
+    if (failed != 0)
+        return failure(error, ENGINE_FAILED, failed, "cannot start the appender");
+    store->queue.started = true;
+    return ENGINE_OK;
+}
+
+void appender_stop(engine_store *store)
+{
+    if (!store->queue.started)
+        return;
+    pthread_mutex_lock(&store->queue.lock);
+    store->queue.stopping = true;
+    pthread_cond_signal(&store->queue.filled);
+    pthread_mutex_unlock(&store->queue.lock);
+    pthread_join(store->queue.thread, NULL);
+    store->queue.started = false;
+}

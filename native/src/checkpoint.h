@@ -1,0 +1,25 @@
+/* v<id>.ckp: the live chunks of a volume up to a tail, so that opening need not read the volume. */
+#ifndef SPEEDY_CHECKPOINT_H
+#define SPEEDY_CHECKPOINT_H
+
+#include "chunk_index.h"
+#include "volume.h"
+
+struct checkpoint {
+    uint64_t tail;
+    uint64_t next_seq;
+    uint64_t fid_max;
+    uint64_t pad_bytes;
+    uint64_t punched_seq;
+    uint64_t punched_bytes;
+    struct chunk_place *places; /* owned; slot is the volume's */
+    size_t count;
+};
+
+/* The newest valid checkpoint of a volume; NOT_FOUND when there is none (the volume is scanned then). */
+int checkpoint_load(struct volume *volume, struct checkpoint *checkpoint, engine_error *error);
+void checkpoint_free(struct checkpoint *checkpoint);
+/* Writes the checkpoint, keeping the one before as .ckp.old. Sorts places. */
+int checkpoint_write(struct volume *volume, struct checkpoint *checkpoint, engine_error *error);
+
+#endif

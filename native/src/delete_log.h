@@ -1,0 +1,34 @@
+/* v<id>.del: the durable list of dead needles of one volume. Byte layout in delete_log.c. */
+#ifndef SPEEDY_DELETE_LOG_H
+#define SPEEDY_DELETE_LOG_H
+
+#include "volume.h"
+
+struct delete_record {
+    uint64_t fid;
+    uint64_t offset; /* of the needle: a fid may live again elsewhere, a place is used once */
+    uint64_t delete_seq;
+    uint32_t header_length;
+    uint32_t payload_length;
+};
+
+struct delete_set {
+    struct delete_record *records; /* owned; ascending by offset */
+    size_t count;
+    uint32_t damaged_records;
+};
+
+/* Reads the log of a volume and prepares its appends. A missing log is an empty one. After FAILED the set is what could
+ * be read. */
+int delete_log_load(struct volume *volume, struct delete_set *set, engine_error *error);
+void delete_set_free(struct delete_set *set);
+/* The record of the needle at this offset, or NULL. */
+const struct delete_record *delete_set_find(const struct delete_set *set, uint64_t offset, uint64_t fid);
+
+/* Appends the records, giving each its delete_seq, and makes them durable with one sync. After a failed sync the log
+ * takes no more. DISK_FULL leaves it usable. */
+int delete_log_append(struct volume *volume, struct delete_record *records, size_t count, engine_error *error);
+/* Rewrites the log without its alignment when most of it is alignment. */
+int delete_log_pack(struct volume *volume, engine_error *error);
+
+#endif

@@ -1,0 +1,174 @@
+/*
+ * Deletes: a record in the volume's delete log, one sync for everything that waits, then out of the index, then the
+ * blocks go back to the file system when the last reader has left.
+ *
+ * Whoever comes first works for all who came meanwhile; the next round is led by one of those who wait.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "failure.h"
+#include "store.h"
+
+#define ROUND_MAX 1024
+#define CHASES_MAX 8 /* how often a delete follows a chunk that is being replaced by a repair */
+
+struct delete_request {
+    struct delete_request *next;
+    struct chunk_place place;
+    struct delete_record record;
+    bool superseded; /* place is not in the index any more: only record it */
+    bool removed;
+    bool done;
+    int status;
+    engine_error error;
+};
+
+static void account(struct volume *volume, const struct chunk_place *place, uint64_t delete_seq)
+{
+    pthread_mutex_lock(&volume->lock);
+    volume->live_bytes -= needle_footprint(place->length, place->header_length);
+    volume->payload_bytes -= place->length;
+    volume->chunks--;
+    pthread_mutex_unlock(&volume->lock);
+    struct punch punch = {place->offset, delete_seq, place->header_length, place->length};
+    volume_bury(volume, &punch);
+}
+
+/* All requests are for one volume. */
+static void record_group(engine_store *store, struct delete_request **group, size_t count)
+{
+    struct delete_record records[ROUND_MAX];
+    struct volume *volume = volumes_get(store, group[0]->place.slot);
+    engine_error error;
+    (void)no_failure(&error);
+    for (size_t i = 0; i < count; i++) {
+        const struct chunk_place *place = &group[i]->place;
+        records[i].fid = place->fid;
+        records[i].offset = place->offset;
+        records[i].header_length = place->header_length;
+        records[i].payload_length = place->length;
+    }
+    int status = delete_log_append(volume, records, count, &error);
+    for (size_t i = 0; i < count; i++) {
+        struct delete_request *request = group[i];
+        struct chunk_place place = request->place;
+        request->status = status;
+        request->error = error;
+        if (status != ENGINE_OK)
+            continue;
+        if (!request->superseded)
+            request->removed = chunk_index_remove(store->index, place.fid, place.slot, place.offset, &place);
+        if (request->removed || request->superseded)
+            account(volume, &request->place, records[i].delete_seq);
+        if (request->removed)
+            atomic_fetch_add(&store->counters.deletes, 1);
+    }
+}
+
+static int by_slot(const void *left, const void *right)
+{
+    const struct delete_request *a = *(struct delete_request *const *)left;
+    const struct delete_request *b = *(struct delete_request *const *)right;
+    return a->place.slot < b->place.slot ? -1 : a->place.slot > b->place.slot;
+}
+
+static void lead_round(engine_store *store, struct delete_request *first)
+{
+    struct delete_request *round[ROUND_MAX];
+    size_t count = 0;
+    for (struct delete_request *request = first; request != NULL; request = request->next)
+        round[count++] = request;
+    qsort(round, count, sizeof round[0], by_slot);
+    for (size_t start = 0; start < count;) {
+        size_t end = start + 1;
+        while (end < count && round[end]->place.slot == round[start]->place.slot)
+            end++;
+        record_group(store, round + start, end - start);
+        start = end;
+    }
+}
+
+/* deletes.lock is held. Detaches up to ROUND_MAX requests. */
+static struct delete_request *take_round(struct delete_queue *queue)
+{
+    struct delete_request *first = queue->first;
+    struct delete_request *last = first;
+    for (size_t count = 1; last->next != NULL && count < ROUND_MAX; count++)
+        last = last->next;
+    queue->first = last->next;
+    last->next = NULL;
+    return first;
+}
+
+static void submit(engine_store *store, struct delete_request *request)
+{
+    struct delete_queue *queue = &store->deletes;
+    pthread_mutex_lock(&queue->lock);
+    request->next = queue->first;
+    queue->first = request;
+    while (!request->done) {
+        if (queue->led) {
+            /* Bounded: the leader's round ends with its I/O. */
+            pthread_cond_wait(&queue->changed, &queue->lock);
+            continue;
+        }
+        queue->led = true;
+        struct delete_request *round = take_round(queue);
+        pthread_mutex_unlock(&queue->lock);
+        lead_round(store, round);
+        pthread_mutex_lock(&queue->lock);
+        queue->led = false;
+        while (round != NULL) {
+            struct delete_request *next = round->next;
+            round->done = true;
+            round = next;
+        }
+        pthread_cond_broadcast(&queue->changed);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    keeper_wake(store);
+}
+
+int deletes_remove(engine_store *store, uint64_t fid, int *removed, engine_error *error)
+{
+    *removed = 0;
+    pthread_mutex_lock(&store->deletes.lock);
+    bool blocked = store->deletes.blocked;
+    pthread_mutex_unlock(&store->deletes.lock);
+    if (blocked)
+        return failure(error, ENGINE_FAILED, 0, "an older copy could not be recorded as dead; reopen the store");
+    for (int chase = 0; chase < CHASES_MAX; chase++) {
+        struct delete_request request;
+        memset(&request, 0, sizeof request);
+        if (!chunk_index_get(store->index, fid, &request.place, NULL, NULL))
+            return ENGINE_OK;
+        submit(store, &request);
+        if (request.status != ENGINE_OK) {
+            *error = request.error;
+            return request.status;
+        }
+        if (request.removed) {
+            *removed = 1;
+            return ENGINE_OK;
+        }
+        /* Someone else deleted it, or a repair moved it: look again. */
+    }
+    return failure(error, ENGINE_BUSY, 0, "the chunk is being replaced again and again");
+}
+
+int deletes_supersede(engine_store *store, const struct chunk_place *place, engine_error *error)
+{
+    struct delete_request request;
+    memset(&request, 0, sizeof request);
+    request.place = *place;
+    request.superseded = true;
+    submit(store, &request);
+    if (request.status != ENGINE_OK) {
+        *error = request.error;
+        pthread_mutex_lock(&store->deletes.lock);
+        store->deletes.blocked = true;
+        pthread_mutex_unlock(&store->deletes.lock);
+    }
+    return request.status;
+}

@@ -1,0 +1,430 @@
+/*
+ * From files to an index: which volumes there are (MANIFEST and directory), what is in each (checkpoint, delete log,
+ * scan), and which one takes the next chunk. Trouble with one volume quarantines that volume and nothing else.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint.h"
+#include "failure.h"
+#include "recovery.h"
+#include "store.h"
+
+#define NAMES_MAX 1000000u
+
+struct directory_listing {
+    engine_store *store;
+    uint32_t *volume_ids; /* owned */
+    size_t volume_count;
+    size_t volume_capacity;
+    char (*temporaries)[VOLUME_NAME_BYTES]; /* owned */
+    size_t temporary_count;
+    size_t temporary_capacity;
+    bool no_memory;
+};
+
+static bool is_temporary(const char *name)
+{
+    return volume_id_of(name, ".dat.tmp") != 0 || volume_id_of(name, ".ckp.tmp") != 0 ||
+           volume_id_of(name, ".del.tmp") != 0 || strcmp(name, "MANIFEST.tmp") == 0 || strcmp(name, "DISK.tmp") == 0;
+}
+
+static bool is_known(const char *name)
+{
+    return strcmp(name, "DISK") == 0 || strcmp(name, "LOCK") == 0 || strcmp(name, "MANIFEST") == 0 ||
+           strcmp(name, "lost+found") == 0 || volume_id_of(name, ".ckp") != 0 || volume_id_of(name, ".ckp.old") != 0 ||
+           volume_id_of(name, ".del") != 0;
+}
+
+static void see_name(void *argument, const char *name)
+{
+    struct directory_listing *listing = argument;
+    uint32_t id = volume_id_of(name, ".dat");
+    if (listing->volume_count + listing->temporary_count > NAMES_MAX)
+        return;
+    if (id != 0) {
+        if (listing->volume_count == listing->volume_capacity) {
+            size_t capacity = listing->volume_capacity == 0 ? 64 : 2 * listing->volume_capacity;
+            uint32_t *ids = realloc(listing->volume_ids, capacity * sizeof *ids);
+            if (ids == NULL) {
+                listing->no_memory = true;
+                return;
+            }
+            listing->volume_ids = ids;
+            listing->volume_capacity = capacity;
+        }
+        listing->volume_ids[listing->volume_count++] = id;
+    } else if (is_temporary(name)) {
+        if (listing->temporary_count == listing->temporary_capacity) {
+            size_t capacity = listing->temporary_capacity == 0 ? 8 : 2 * listing->temporary_capacity;
+            char(*names)[VOLUME_NAME_BYTES] = realloc(listing->temporaries, capacity * sizeof *names);
+            if (names == NULL) {
+                listing->no_memory = true;
+                return;
+            }
+            listing->temporaries = names;
+            listing->temporary_capacity = capacity;
+        }
+        (void)strncpy(listing->temporaries[listing->temporary_count], name, VOLUME_NAME_BYTES - 1);
+        listing->temporaries[listing->temporary_count++][VOLUME_NAME_BYTES - 1] = 0;
+    } else if (!is_known(name)) {
+        listing->store->unknown_files++;
+    }
+}
+
+/* A chunk that was found twice: the copy that lost, to be recorded as dead. */
+struct loser_list {
+    struct chunk_place *places; /* owned */
+    size_t count;
+    size_t capacity;
+    bool no_memory;
+};
+
+static void add_loser(struct loser_list *losers, const struct chunk_place *place)
+{
+    if (losers->count == losers->capacity) {
+        size_t capacity = losers->capacity == 0 ? 16 : 2 * losers->capacity;
+        struct chunk_place *places = realloc(losers->places, capacity * sizeof *places);
+        if (places == NULL) {
+            losers->no_memory = true;
+            return;
+        }
+        losers->places = places;
+        losers->capacity = capacity;
+    }
+    losers->places[losers->count++] = *place;
+}
+
+static void account_live(struct volume *volume, const struct chunk_place *place, int sign)
+{
+    uint64_t footprint = needle_footprint(place->length, place->header_length);
+    if (sign > 0) {
+        volume->live_bytes += footprint;
+        volume->payload_bytes += place->length;
+        volume->chunks++;
+    } else {
+        volume->live_bytes -= footprint;
+        volume->payload_bytes -= place->length;
+        volume->chunks--;
+    }
+}
+
+/* Volumes are read in ascending order of id and needles of offset, so the later copy of a fid, which was written to
+ * replace a damaged one, wins. */
+static int index_chunk(engine_store *store, struct volume *volume, const struct chunk_place *place,
+                       struct loser_list *losers, engine_error *error)
+{
+    struct chunk_place before;
+    if (!chunk_index_reserve(store->index, place->fid))
+        return failure(error, ENGINE_NO_MEMORY, 0, "no memory for the index");
+    account_live(volume, place, 1);
+    if (chunk_index_put(store->index, place, &before)) {
+        account_live(volumes_get(store, before.slot), &before, -1);
+        add_loser(losers, &before);
+        if (losers->no_memory)
+            return failure(error, ENGINE_NO_MEMORY, 0, "no memory for superseded needles");
+    }
+    return ENGINE_OK;
+}
+
+static int index_recovered(engine_store *store, struct volume *volume, const struct recovery *recovery,
+                           struct loser_list *losers, engine_error *error)
+{
+    int status = ENGINE_OK;
+    for (size_t i = 0; i < recovery->count && status == ENGINE_OK; i++) {
+        const struct needle *needle = &recovery->needles[i].needle;
+        if (needle->flags & (NEEDLE_PAD | NEEDLE_TOMBSTONE))
+            continue;
+        if (needle->fid > volume->fid_max)
+            volume->fid_max = needle->fid;
+        if (recovery->needles[i].deleted)
+            continue;
+        struct chunk_place place = {
+            .fid = needle->fid,
+            .offset = needle->offset,
+            .slot = volume->slot,
+            .header_length = needle->header_length,
+            .length = (uint32_t)needle->payload_length,
+            .crc32c = needle->payload_crc,
+            .created_s = (uint32_t)(needle->created_us / 1000000u),
+        };
+        status = index_chunk(store, volume, &place, losers, error);
+    }
+    return status;
+}
+
+static int index_checkpoint(engine_store *store, struct volume *volume, const struct checkpoint *checkpoint,
+                            const struct delete_set *deleted, struct loser_list *losers, engine_error *error)
+{
+    int status = ENGINE_OK;
+    volume->tail = checkpoint->tail;
+    volume->next_seq = checkpoint->next_seq;
+    volume->fid_max = checkpoint->fid_max > volume->fid_max ? checkpoint->fid_max : volume->fid_max;
+    volume->pad_bytes = checkpoint->pad_bytes;
+    volume->punched_seq = checkpoint->punched_seq;
+    volume->punched_bytes = checkpoint->punched_bytes;
+    volume->checkpoint_tail = checkpoint->tail;
+    for (size_t i = 0; i < checkpoint->count && status == ENGINE_OK; i++) {
+        const struct chunk_place *place = &checkpoint->places[i];
+        if (delete_set_find(deleted, place->offset, place->fid) != NULL)
+            volume->changed = true;
+        else
+            status = index_chunk(store, volume, place, losers, error);
+    }
+    return status;
+}
+
+static int quarantine(engine_store *store, struct volume *volume, const struct manifest_volume *row)
+{
+    engine_error ignored;
+    volume->state = VOLUME_QUARANTINED;
+    if (row != NULL && row->quarantined)
+        return ENGINE_OK;
+    struct manifest_volume record = {.id = volume->id, .size = volume->size, .tail = volume->tail};
+    memcpy(record.uuid, volume->uuid, sizeof record.uuid);
+    record.fid_max = volume->fid_max;
+    /* If this cannot be written the next open finds the same damage again. */
+    (void)manifest_append(&store->manifest, MANIFEST_QUARANTINE, &record, &ignored);
+    return ENGINE_OK;
+}
+
+/* Dead needles whose blocks the checkpoint does not know to be returned. Punching twice is harmless. */
+static void queue_punches(struct volume *volume, const struct delete_set *deleted)
+{
+    for (size_t i = 0; i < deleted->count; i++) {
+        const struct delete_record *record = &deleted->records[i];
+        if (record->fid > volume->fid_max)
+            volume->fid_max = record->fid;
+        if (record->delete_seq <= volume->punched_seq || record->offset < VOLUME_DATA_START ||
+            record->offset >= volume->tail ||
+            needle_footprint(record->payload_length, record->header_length) > volume->tail - record->offset)
+            continue;
+        struct punch punch = {record->offset, record->delete_seq, record->header_length, record->payload_length};
+        bool changed = volume->changed;
+        volume_bury(volume, &punch);
+        volume->changed = changed || volume->changed;
+    }
+}
+
+/* Reads checkpoint and what came after. lost: acknowledged bytes are missing. */
+static int read_needles(engine_store *store, struct volume *volume, const struct manifest_volume *row, bool short_file,
+                        const struct delete_set *deleted, struct loser_list *losers, engine_error *error)
+{
+    const struct engine_io *io = store->io;
+    struct checkpoint checkpoint;
+    struct recovery recovery;
+    memset(&recovery, 0, sizeof recovery);
+    bool sealed = row != NULL && (row->sealed || row->failed);
+    bool quarantined = short_file || (row != NULL && row->quarantined);
+    uint64_t limit = sealed && row->tail <= volume->size && row->tail >= volume->tail ? row->tail : volume->size;
+    int status = checkpoint_load(volume, &checkpoint, error);
+    if (status == ENGINE_OK)
+        status = index_checkpoint(store, volume, &checkpoint, deleted, losers, error);
+    else if (status == ENGINE_NOT_FOUND)
+        status = ENGINE_OK;
+    if (status != ENGINE_OK)
+        goto cleanup;
+    /* Past the page cache: after a failed fsync it shows bytes that the disk never got. Dirty pages of a process that was
+     * killed are written first. */
+    if (!sealed && !quarantined && io->fdatasync(io->context, volume->file) != 0) {
+        volume->state = VOLUME_FAILED;
+        sealed = true;
+    }
+    if (volume->tail < limit) {
+        uint64_t start = round_down(volume->tail, BLOCK_BYTES);
+        (void)io->drop_cache(io->context, volume->file, start, volume->size - start);
+        status = recovery_scan(volume, volume->tail, volume->next_seq, limit, !(row != NULL && row->sealed), deleted,
+                               &recovery, error);
+        if (status != ENGINE_OK)
+            goto cleanup;
+        if (recovery.lost)
+            quarantined = true;
+        engine_error ignored;
+        if (!sealed && !quarantined && recovery_repair(volume, &recovery, &ignored) != ENGINE_OK)
+            volume->state = VOLUME_FAILED;
+        if (recovery.tail > volume->tail)
+            volume->changed = true;
+        volume->tail = recovery.tail;
+        volume->next_seq = recovery.next_seq;
+        volume->pad_bytes += recovery.pad_bytes;
+        status = index_recovered(store, volume, &recovery, losers, error);
+    }
+    if (status == ENGINE_OK && quarantined)
+        status = quarantine(store, volume, row);
+    volume->synced_seq = volume->next_seq - 1;
+cleanup:
+    recovery_free(&recovery);
+    checkpoint_free(&checkpoint);
+    return status;
+}
+
+/* One volume. Only lack of memory is an error to the store. */
+static int read_volume(engine_store *store, uint32_t id, struct loser_list *losers, engine_error *error)
+{
+    const struct manifest_volume *known = manifest_find(&store->manifest, id);
+    struct manifest_volume copy;
+    const struct manifest_volume *row = NULL;
+    struct delete_set deleted;
+    bool short_file = false;
+    memset(&deleted, 0, sizeof deleted);
+    if (known != NULL) {
+        copy = *known; /* the table moves when records are appended */
+        row = &copy;
+    }
+    struct volume *volume = volume_new(store->io, store->directory, id);
+    if (volume == NULL)
+        return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a volume");
+    if (volume_open(volume, &store->identity, &short_file, error) != ENGINE_OK) {
+        store->volumes_unreadable++;
+        volume_free(volume);
+        return ENGINE_OK;
+    }
+    int status = volumes_add(store, volume, error);
+    if (status != ENGINE_OK) {
+        volume_free(volume);
+        return status;
+    }
+    if (row == NULL) {
+        /* Made just before a crash, or its record was damaged: nothing distinguishes the two, and both are welcome. */
+        struct manifest_volume adopted = {.id = id, .size = volume->size};
+        memcpy(adopted.uuid, volume->uuid, sizeof adopted.uuid);
+        status = manifest_append(&store->manifest, MANIFEST_CREATE, &adopted, error);
+        if (status != ENGINE_OK && status != ENGINE_NO_MEMORY)
+            volume->state = VOLUME_FAILED; /* readable, but nothing may be acknowledged into it */
+        status = ENGINE_OK;
+    } else if (row->quarantined) {
+        volume->state = VOLUME_QUARANTINED;
+    } else if (row->failed) {
+        volume->state = VOLUME_FAILED;
+        volume->failure_recorded = true;
+    } else if (row->sealed) {
+        volume->state = VOLUME_SEALED;
+    }
+    volume->fid_max = row != NULL ? row->fid_max : 0;
+    if (delete_log_load(volume, &deleted, error) == ENGINE_NO_MEMORY) {
+        delete_set_free(&deleted);
+        return ENGINE_NO_MEMORY;
+    }
+    store->damaged_records += deleted.damaged_records;
+    status = read_needles(store, volume, row, short_file, &deleted, losers, error);
+    if (status == ENGINE_OK)
+        queue_punches(volume, &deleted);
+    delete_set_free(&deleted);
+    return status;
+}
+
+/* The volume that goes on: the last that has needles, or else the first empty one. Others with needles are closed. */
+static void choose_active(engine_store *store)
+{
+    struct volume *active = NULL;
+    struct volume *empty = NULL;
+    for (uint32_t slot = 0; slot < store->volume_count; slot++) {
+        struct volume *volume = store->volumes[slot];
+        if (volume->state != VOLUME_STANDBY)
+            continue;
+        if (volume->tail == VOLUME_DATA_START) {
+            empty = empty == NULL ? volume : empty;
+            continue;
+        }
+        if (active != NULL)
+            active->state = VOLUME_CLOSING;
+        active = volume;
+        active->state = VOLUME_ACTIVE;
+    }
+    if (active == NULL && empty != NULL) {
+        active = empty;
+        active->state = VOLUME_ACTIVE;
+    }
+    store->active = active;
+}
+
+static void bury_losers(engine_store *store, const struct loser_list *losers)
+{
+    for (size_t i = 0; i < losers->count; i++) {
+        const struct chunk_place *place = &losers->places[i];
+        struct volume *volume = volumes_get(store, place->slot);
+        struct delete_record record = {place->fid, place->offset, 0, place->header_length, place->length};
+        engine_error ignored;
+        if (delete_log_append(volume, &record, 1, &ignored) != ENGINE_OK) {
+            store->deletes.blocked = true;
+            continue;
+        }
+        struct punch punch = {place->offset, record.delete_seq, place->header_length, place->length};
+        volume_bury(volume, &punch);
+    }
+}
+
+static int ascending(const void *left, const void *right)
+{
+    uint32_t a = *(const uint32_t *)left;
+    uint32_t b = *(const uint32_t *)right;
+    return a < b ? -1 : a > b;
+}
+
+static int read_all(engine_store *store, struct directory_listing *names, engine_error *error)
+{
+    struct loser_list losers;
+    int status = ENGINE_OK;
+    memset(&losers, 0, sizeof losers);
+    if (names->volume_count > 1)
+        qsort(names->volume_ids, names->volume_count, sizeof names->volume_ids[0], ascending);
+    for (size_t i = 0; i < names->volume_count && status == ENGINE_OK; i++) {
+        uint32_t id = names->volume_ids[i];
+        const struct manifest_volume *row = manifest_find(&store->manifest, id);
+        if (row != NULL && row->replaced) {
+            char name[VOLUME_NAME_BYTES];
+            volume_name(name, id, ".dat");
+            (void)store->io->unlink(store->io->context, store->directory, name);
+            continue;
+        }
+        status = read_volume(store, id, &losers, error);
+    }
+    for (size_t i = 0; i < store->manifest.count; i++) {
+        const struct manifest_volume *row = &store->manifest.volumes[i];
+        if (row->id >= store->next_id)
+            store->next_id = row->id + 1;
+        if (!row->replaced && (names->volume_count == 0 ||
+                               bsearch(&row->id, names->volume_ids, names->volume_count, sizeof row->id, ascending) == NULL))
+            store->volumes_unreadable++; /* MANIFEST knows a volume whose file is gone */
+    }
+    if (names->volume_count > 0 && names->volume_ids[names->volume_count - 1] >= store->next_id)
+        store->next_id = names->volume_ids[names->volume_count - 1] + 1;
+    if (status == ENGINE_OK) {
+        choose_active(store);
+        bury_losers(store, &losers);
+    }
+    free(losers.places);
+    return status;
+}
+
+int opening_read(engine_store *store, engine_error *error)
+{
+    const struct engine_io *io = store->io;
+    struct directory_listing names = {.store = store};
+    int status = ENGINE_OK;
+    store->next_id = 1;
+    if (io->list(io->context, store->directory, see_name, &names) != 0) {
+        status = failure(error, ENGINE_FAILED, errno, "cannot list the directory");
+        goto cleanup;
+    }
+    if (names.no_memory) {
+        status = failure(error, ENGINE_NO_MEMORY, 0, "no memory to list the directory");
+        goto cleanup;
+    }
+    for (size_t i = 0; i < names.temporary_count; i++)
+        (void)io->unlink(io->context, store->directory, names.temporaries[i]);
+    /* Names that a process before us made but did not get to sync. */
+    if (io->fsync(io->context, store->directory) != 0) {
+        status = failure(error, ENGINE_FAILED, errno, "cannot sync the directory");
+        goto cleanup;
+    }
+    status = manifest_open(&store->manifest, io, store->directory, error);
+    if (status == ENGINE_OK)
+        status = read_all(store, &names, error);
+    store->damaged_records += store->manifest.damaged_records;
+cleanup:
+    free(names.volume_ids);
+    free(names.temporaries);
+    return status;
+}

@@ -1,0 +1,75 @@
+/* engine_stat: sums over the volumes, and what the file system still has. */
+#include <errno.h>
+#include <string.h>
+
+#include "failure.h"
+#include "store.h"
+
+static void add_volume(struct volume *volume, engine_stats *stats)
+{
+    pthread_mutex_lock(&volume->lock);
+    uint64_t used = volume->live_bytes + volume->pad_bytes + VOLUME_DATA_START;
+    bool takes_chunks = volume_is_writable(volume);
+    stats->chunks += volume->chunks;
+    stats->payload_bytes += volume->payload_bytes;
+    stats->live_bytes += volume->live_bytes;
+    stats->pad_bytes += volume->pad_bytes + VOLUME_DATA_START;
+    /* While a batch is published its needles are live a moment before the tail has moved over them. */
+    stats->dead_bytes += volume->tail > used ? volume->tail - used : 0;
+    if (takes_chunks)
+        stats->volume_free_bytes += volume->size - volume->tail;
+    else
+        stats->pad_bytes += volume->size - volume->tail;
+    stats->volume_bytes += volume->size;
+    stats->punched_bytes += volume->punched_bytes;
+    if (volume->fid_max > stats->fid_max)
+        stats->fid_max = volume->fid_max;
+    stats->volumes++;
+    if (volume->state == VOLUME_FAILED)
+        stats->volumes_failed++;
+    if (volume->state == VOLUME_QUARANTINED)
+        stats->volumes_quarantined++;
+    pthread_mutex_unlock(&volume->lock);
+}
+
+static void add_counters(engine_store *store, engine_stats *stats)
+{
+    struct counters *counters = &store->counters;
+    stats->appends = atomic_load(&counters->appends);
+    stats->batches = atomic_load(&counters->batches);
+    stats->syncs = atomic_load(&counters->syncs);
+    stats->deletes = atomic_load(&counters->deletes);
+    stats->reads = atomic_load(&counters->reads);
+    stats->corrupt_reads = atomic_load(&counters->corrupt_reads);
+    stats->checkpoints = atomic_load(&counters->checkpoints);
+    stats->checkpoint_failures = atomic_load(&counters->checkpoint_failures);
+}
+
+int stats_fill(engine_store *store, engine_stats *stats, engine_error *error)
+{
+    uint64_t usable = 0;
+    memset(stats, 0, sizeof *stats);
+    uint32_t count = volumes_count(store);
+    for (uint32_t slot = 0; slot < count; slot++)
+        add_volume(volumes_get(store, slot), stats);
+    add_counters(store, stats);
+    if (volumes_space(store, &usable, &stats->reserve_bytes) != 0)
+        return failure(error, ENGINE_FAILED, errno, "cannot ask the file system for its space");
+    stats->free_bytes = stats->volume_free_bytes + usable;
+    stats->total_bytes = stats->volume_bytes - stats->punched_bytes + usable;
+    stats->volumes += store->volumes_unreadable;
+    stats->volumes_quarantined += store->volumes_unreadable;
+    stats->unknown_files = store->unknown_files;
+    stats->damaged_records = store->damaged_records;
+    stats->index_bytes = chunk_index_bytes(store->index);
+    pthread_mutex_lock(&store->queue.lock);
+    stats->queued_bytes = store->queue.bytes;
+    pthread_mutex_unlock(&store->queue.lock);
+    if (atomic_load(&store->failed))
+        stats->state = ENGINE_STATE_FAILED;
+    else if (stats->free_bytes == 0 || (atomic_load(&store->full) && usable < store->options.volume_size_first))
+        stats->state = ENGINE_STATE_RO_FULL;
+    else
+        stats->state = ENGINE_STATE_RW;
+    return ENGINE_OK;
+}

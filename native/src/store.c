@@ -1,0 +1,359 @@
+/* Opening and closing a store, and the public functions, each between store_enter and store_leave. */
+#include "store.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checksum.h"
+#include "clock.h"
+#include "failure.h"
+
+static int check_options(const engine_options *options, engine_error *error)
+{
+    if (options->volume_size_first < ((uint64_t)1 << 20) || options->volume_size_max < options->volume_size_first ||
+        options->volume_size_max > ((uint64_t)1 << 37))
+        return failure(error, ENGINE_INVALID, 0, "volume sizes must be 1 MiB <= first <= max <= 128 GiB");
+    if (options->queue_bytes_max == 0 || options->checkpoint_bytes == 0 || !(options->checkpoint_s > 0) ||
+        options->checkpoint_s > 1e6)
+        return failure(error, ENGINE_INVALID, 0, "queue and checkpoint limits must be positive");
+    return ENGINE_OK;
+}
+
+static void init_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+    (void)pthread_condattr_init(&attributes);
+    (void)pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(condition, &attributes);
+    (void)pthread_condattr_destroy(&attributes);
+}
+
+static engine_store *new_store(const struct engine_io *io, const engine_options *options)
+{
+    engine_store *store = calloc(1, sizeof *store);
+    if (store == NULL)
+        return NULL;
+    store->io = io;
+    store->options = *options;
+    store->directory = -1;
+    store->lock_file = -1;
+    store->manifest.file = -1;
+    store->index = chunk_index_new();
+    if (store->index == NULL) {
+        free(store);
+        return NULL;
+    }
+    pthread_mutex_t *const locks[] = {
+        &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
+        &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
+    };
+    for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
+        (void)pthread_mutex_init(locks[i], NULL); /* default attributes: cannot fail on Linux */
+    init_condition(&store->queue.filled);
+    init_condition(&store->deletes.changed);
+    init_condition(&store->keeper.wake);
+    init_condition(&store->calls_ended);
+    return store;
+}
+
+/* Descriptors and LOCK; memory stays until engine_free. */
+static void release_files(engine_store *store)
+{
+    for (uint32_t slot = 0; slot < store->volume_count; slot++) {
+        io_close(store->io, store->volumes[slot]->file);
+        store->volumes[slot]->file = -1;
+    }
+    manifest_close(&store->manifest);
+    io_close(store->io, store->directory);
+    store->directory = -1;
+    io_close(store->io, store->lock_file); /* last: from here on another process may come in */
+    store->lock_file = -1;
+}
+
+static void free_store(engine_store *store)
+{
+    release_files(store);
+    for (uint32_t slot = 0; slot < store->volume_count; slot++)
+        volume_free(store->volumes[slot]);
+    free(store->volumes);
+    free(store->listing.fids);
+    reader_free_scratch(store);
+    chunk_index_free(store->index);
+    pthread_mutex_t *const locks[] = {
+        &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
+        &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
+    };
+    for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
+        (void)pthread_mutex_destroy(locks[i]);
+    (void)pthread_cond_destroy(&store->queue.filled);
+    (void)pthread_cond_destroy(&store->deletes.changed);
+    (void)pthread_cond_destroy(&store->keeper.wake);
+    (void)pthread_cond_destroy(&store->calls_ended);
+    free(store);
+}
+
+static void see_store_file(void *argument, const char *name)
+{
+    bool *found = argument;
+    if (strcmp(name, "MANIFEST") == 0 || volume_id_of(name, ".dat") != 0)
+        *found = true;
+}
+
+static int read_or_create_identity(engine_store *store, engine_error *error)
+{
+    const struct engine_io *io = store->io;
+    int status = identity_read(io, store->directory, store->options.cluster_id, &store->identity, error);
+    if (status != ENGINE_NOT_FOUND)
+        return status;
+    bool orphaned = false;
+    if (!store->options.create)
+        return failure(error, ENGINE_MISMATCH, 0, "no store here (is the disk mounted?)");
+    if (io->list(io->context, store->directory, see_store_file, &orphaned) != 0)
+        return failure(error, ENGINE_FAILED, errno, "cannot list the directory");
+    if (orphaned)
+        return failure(error, ENGINE_MISMATCH, 0, "volumes without DISK: not made anew over them");
+    memcpy(store->identity.cluster_id, store->options.cluster_id, 16);
+    status = identity_random(store->identity.disk_id, sizeof store->identity.disk_id, error);
+    if (status == ENGINE_OK)
+        status = identity_create(io, store->directory, &store->identity, error);
+    return status;
+}
+
+int store_open_on(const struct engine_io *io, const char *directory, const engine_options *options,
+                  engine_store **opened, engine_error *error)
+{
+    (void)no_failure(error);
+    *opened = NULL;
+    int status = check_options(options, error);
+    if (status != ENGINE_OK)
+        return status;
+    engine_store *store = new_store(io, options);
+    if (store == NULL)
+        return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a store");
+    store->directory = io->open_directory(io->context, directory);
+    if (store->directory < 0)
+        status = failure(error, ENGINE_FAILED, errno, "cannot open the directory");
+    if (status == ENGINE_OK)
+        status = identity_lock(io, store->directory, options->lock_timeout_s, &store->lock_file, error);
+    if (status == ENGINE_OK)
+        status = read_or_create_identity(store, error);
+    if (status == ENGINE_OK)
+        status = opening_read(store, error);
+    if (status == ENGINE_OK)
+        status = appender_start(store, error);
+    if (status == ENGINE_OK)
+        status = keeper_start(store, error);
+    if (status != ENGINE_OK) {
+        appender_stop(store);
+        free_store(store);
+        return status;
+    }
+    *opened = store;
+    return ENGINE_OK;
+}
+
+int engine_open(const char *directory, const engine_options *options, engine_store **store, engine_error *error)
+{
+    return store_open_on(io_system(), directory, options, store, error);
+}
+
+static int store_enter(engine_store *store, engine_error *error)
+{
+    (void)no_failure(error);
+    pthread_mutex_lock(&store->calls_lock);
+    bool closing = store->closing;
+    if (!closing)
+        store->calls++;
+    pthread_mutex_unlock(&store->calls_lock);
+    return closing ? failure(error, ENGINE_CLOSED, 0, "the store is closed") : ENGINE_OK;
+}
+
+static int store_leave(engine_store *store, int status)
+{
+    pthread_mutex_lock(&store->calls_lock);
+    store->calls--;
+    if (store->calls == 0 && store->closing)
+        pthread_cond_broadcast(&store->calls_ended);
+    pthread_mutex_unlock(&store->calls_lock);
+    return status;
+}
+
+int engine_close(engine_store *store, engine_error *error)
+{
+    (void)no_failure(error);
+    pthread_mutex_lock(&store->calls_lock);
+    bool first = !store->closing;
+    store->closing = true;
+    /* Calls end on their own: each waits at most for the batches before it. */
+    while (store->calls > 0 || (!first && !store->closed))
+        pthread_cond_wait(&store->calls_ended, &store->calls_lock);
+    pthread_mutex_unlock(&store->calls_lock);
+    if (!first)
+        return ENGINE_OK;
+    appender_stop(store);
+    keeper_stop(store);
+    int status = keeper_checkpoint(store, error);
+    release_files(store);
+    pthread_mutex_lock(&store->calls_lock);
+    store->closed = true;
+    pthread_cond_broadcast(&store->calls_ended);
+    pthread_mutex_unlock(&store->calls_lock);
+    return status;
+}
+
+void engine_free(engine_store *store)
+{
+    engine_error ignored;
+    if (store == NULL)
+        return;
+    (void)engine_close(store, &ignored);
+    free_store(store);
+}
+
+/* A put of a fid that is stored already: fine if the bytes are the same and good, a repair if they are the same but the
+ * stored copy is damaged, refused otherwise. */
+static int put_again(engine_store *store, struct put *put, bool *repair, engine_error *error)
+{
+    struct chunk_place place;
+    *repair = false;
+    if (!chunk_index_get(store->index, put->fid, &place, NULL, NULL)) {
+        *repair = true; /* deleted meanwhile: store it */
+        return ENGINE_OK;
+    }
+    if (place.length != put->length || place.crc32c != put->crc32c)
+        return failure(error, ENGINE_EXISTS, 0, "chunk %" PRIu64 " exists with other bytes", put->fid);
+    int status = reader_verify(store, put->fid, error);
+    if (status == ENGINE_CORRUPT || status == ENGINE_NOT_FOUND) {
+        *repair = true;
+        return no_failure(error);
+    }
+    return status;
+}
+
+static int put_checked(engine_store *store, struct put *put, engine_error *error)
+{
+    int status = appender_put(store, put, false);
+    if (status == ENGINE_EXISTS && error->code == 0) {
+        bool repair = false;
+        status = put_again(store, put, &repair, error);
+        if (status == ENGINE_OK && repair)
+            status = appender_put(store, put, true);
+    }
+    if (status == ENGINE_OK && put->replaced)
+        status = deletes_supersede(store, &put->before, error);
+    return status;
+}
+
+int engine_put(engine_store *store, uint64_t fid, const void *payload, size_t length, uint32_t crc32c,
+               engine_error *error)
+{
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    uint8_t *header = NULL;
+    if (fid == 0) {
+        status = failure(error, ENGINE_INVALID, 0, "fid 0 is not a chunk");
+        goto cleanup;
+    }
+    if (length > ENGINE_CHUNK_BYTES_MAX) {
+        status = failure(error, ENGINE_RANGE, 0, "%zu bytes are more than a chunk may have (%d)", length,
+                         ENGINE_CHUNK_BYTES_MAX);
+        goto cleanup;
+    }
+    uint64_t now_us = clock_unix_us();
+    struct needle needle = {
+        .fid = fid,
+        .payload_length = length,
+        .created_us = now_us,
+        .header_length = needle_header_length(length, 0),
+        .block_count = needle_block_count(length, NEEDLE_BLOCK_LOG2),
+        .seq_span = 1,
+        .block_log2 = NEEDLE_BLOCK_LOG2,
+    };
+    header = calloc(1, needle.header_length);
+    if (header == NULL) {
+        status = failure(error, ENGINE_NO_MEMORY, 0, "no memory for a header");
+        goto cleanup;
+    }
+    /* In the caller's thread, so that as many cores work as there are callers. */
+    needle.payload_crc = checksum_blocks(payload, length, NEEDLE_BLOCK_LOG2, header + NEEDLE_FIXED_BYTES);
+    if (needle.payload_crc != crc32c) {
+        status = failure(error, ENGINE_CHECKSUM, 0, "payload of chunk %" PRIu64 " does not match its checksum", fid);
+        error->expected = crc32c;
+        error->actual = needle.payload_crc;
+        goto cleanup;
+    }
+    needle_encode(&needle, header);
+    struct put put = {
+        .payload = payload,
+        .header = header,
+        .fid = fid,
+        .footprint = needle_footprint(length, needle.header_length),
+        .header_length = needle.header_length,
+        .length = (uint32_t)length,
+        .crc32c = crc32c,
+        .created_s = (uint32_t)(now_us / 1000000u),
+        .error = error,
+    };
+    status = put_checked(store, &put, error);
+cleanup:
+    free(header);
+    return store_leave(store, status);
+}
+
+int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error)
+{
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    return store_leave(store, reader_read(store, fid, offset, buffer, length, error));
+}
+
+int engine_info(engine_store *store, uint64_t fid, engine_chunk *chunk, engine_error *error)
+{
+    struct chunk_place place;
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    if (chunk_index_get(store->index, fid, &place, NULL, NULL))
+        store_describe(store, &place, chunk);
+    else
+        status = failure(error, ENGINE_NOT_FOUND, 0, "no chunk %" PRIu64, fid);
+    return store_leave(store, status);
+}
+
+int engine_delete(engine_store *store, uint64_t fid, int *removed, engine_error *error)
+{
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    return store_leave(store, deletes_remove(store, fid, removed, error));
+}
+
+int engine_iterate(engine_store *store, uint64_t after_fid, engine_chunk *chunks, size_t limit, size_t *count,
+                   engine_error *error)
+{
+    *count = 0;
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    return store_leave(store, listing_read(store, after_fid, chunks, limit, count, error));
+}
+
+int engine_checkpoint(engine_store *store, engine_error *error)
+{
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    return store_leave(store, keeper_checkpoint(store, error));
+}
+
+int engine_stat(engine_store *store, engine_stats *stats, engine_error *error)
+{
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    return store_leave(store, stats_fill(store, stats, error));
+}

@@ -1,0 +1,198 @@
+/*
+ * The store: what the files of this folder have in common. Internal; engine.h is the public face.
+ *
+ * Order of locks, outermost first: keeper.work, volumes_create, queue.lock, deletes.lock | index shard, volumes_lock,
+ * volume.delete_lock, volume.lock, counters.lock. No index or volume lock is held during I/O; delete_lock, volumes_create
+ * and keeper.work are.
+ */
+#ifndef SPEEDY_STORE_H
+#define SPEEDY_STORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "chunk_index.h"
+#include "delete_log.h"
+#include "engine.h"
+#include "identity.h"
+#include "io.h"
+#include "manifest.h"
+#include "needle.h"
+#include "volume.h"
+
+#define BATCH_BYTES_MAX ((uint64_t)4 << 20)
+#define BATCH_NEEDLES_MAX 64
+#define VOLUME_FAILURES_MAX 3 /* volumes that may fail in one process before the disk is given up */
+#define SCRATCH_KEPT_MAX 8
+#define LISTING_WINDOW ENGINE_ITERATE_MAX
+
+enum put_state { PUT_QUEUED, PUT_WRITING, PUT_DONE };
+
+/* One engine_put; lives on its caller's stack until done. */
+struct put {
+    struct put *next;
+    struct put *joined; /* puts of the same fid and bytes that wait for this one */
+    const void *payload;
+    uint8_t *header; /* complete but for place and CRC; owned by the caller */
+    uint64_t fid;
+    uint64_t footprint;
+    uint32_t header_length;
+    uint32_t length;
+    uint32_t crc32c;
+    uint32_t created_s;
+    enum put_state state;
+    int status;
+    bool replaced; /* the fid was there before, at: */
+    struct chunk_place before;
+    engine_error *error;
+    pthread_cond_t done;
+};
+
+struct put_queue {
+    pthread_mutex_t lock; /* guards this structure and the state of every put */
+    pthread_cond_t filled;
+    pthread_t thread;
+    bool started;
+    bool stopping;
+    struct put *first;
+    struct put *last;
+    struct put *writing; /* the batch under way */
+    uint64_t bytes;      /* queued and writing */
+};
+
+struct delete_request;
+
+struct delete_queue {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct delete_request *first;
+    bool led;     /* some caller is working for the others */
+    bool blocked; /* a superseded needle could not be recorded as dead: a delete might bring it back */
+};
+
+struct keeper {
+    pthread_mutex_t work; /* one at a time: punching, sealing, checkpointing */
+    pthread_mutex_t lock; /* guards the flags below */
+    pthread_cond_t wake;
+    pthread_t thread;
+    bool started;
+    bool stopping;
+    bool wanted;
+};
+
+struct listing {
+    pthread_mutex_t build; /* one builder at a time; guards fids */
+    pthread_mutex_t lock;  /* guards the three below */
+    uint64_t low;          /* fids holds every fid in (low, high] */
+    uint64_t high;
+    bool valid;
+    uint64_t *fids; /* owned */
+    size_t count;
+};
+
+struct scratch {
+    struct scratch *next;
+};
+
+struct counters {
+    atomic_uint_fast64_t appends, batches, syncs, deletes, reads, corrupt_reads, checkpoints, checkpoint_failures;
+};
+
+struct engine_store {
+    const struct engine_io *io;
+    engine_options options;
+    struct identity identity;
+    int directory;
+    int lock_file;
+    struct manifest manifest;
+    struct chunk_index *index;
+
+    pthread_mutex_t volumes_create; /* one volume at a time */
+    pthread_mutex_t volumes_lock;   /* guards the table and the two below */
+    struct volume **volumes;        /* owned; entries never move or go while the store is open */
+    uint32_t volume_count;
+    uint32_t volume_capacity;
+    uint32_t next_id;
+    struct volume *active; /* NULL when there is none */
+
+    struct put_queue queue;
+    struct delete_queue deletes;
+    struct keeper keeper;
+    struct listing listing;
+    struct counters counters;
+
+    pthread_mutex_t scratch_lock;
+    struct scratch *scratch;
+    unsigned scratch_kept;
+
+    pthread_mutex_t calls_lock; /* guards closing: calls in progress may end, new ones are refused */
+    pthread_cond_t calls_ended;
+    uint64_t calls;
+    bool closing;
+    bool closed;
+
+    atomic_bool failed;           /* no volume can be made any more */
+    atomic_bool full;             /* the last put found no space */
+    atomic_uint volumes_failed_now; /* in this process */
+    uint32_t unknown_files;
+    uint32_t damaged_records;
+    uint32_t volumes_unreadable;  /* in the MANIFEST or the directory, but without a usable file */
+};
+
+/* As engine_open, on a table of the caller's, who keeps it alive until engine_free. */
+int store_open_on(const struct engine_io *io, const char *directory, const engine_options *options,
+                  engine_store **store, engine_error *error);
+
+/* opening.c: everything between the lock and the threads. */
+int opening_read(engine_store *store, engine_error *error);
+
+/* volumes.c */
+struct volume *volumes_get(engine_store *store, uint32_t slot);
+uint32_t volumes_count(engine_store *store);
+/* Gives the volume its slot; the table owns it from then on. */
+int volumes_add(engine_store *store, struct volume *volume, engine_error *error);
+/* Makes a volume with room for a needle of this footprint, in state standby. */
+int volumes_create(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
+/* An active volume with room for the footprint, sealing the one before. */
+int volumes_activate(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
+/* True when the active volume is half full and nothing is prepared to follow it. */
+bool volumes_need_standby(engine_store *store);
+void volumes_fail(engine_store *store, struct volume *volume);
+int volumes_space(engine_store *store, uint64_t *usable_bytes, uint64_t *reserve_bytes);
+
+/* appender.c */
+int appender_start(engine_store *store, engine_error *error);
+void appender_stop(engine_store *store);
+/* Queues put and waits until it is durable or has failed. Returns its status. */
+int appender_put(engine_store *store, struct put *put, bool replace);
+
+/* reader.c */
+int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error);
+/* Reads and verifies the whole chunk without keeping it. */
+int reader_verify(engine_store *store, uint64_t fid, engine_error *error);
+void reader_free_scratch(engine_store *store);
+
+/* deletes.c */
+int deletes_remove(engine_store *store, uint64_t fid, int *removed, engine_error *error);
+/* Records as dead a needle whose fid now lives elsewhere. */
+int deletes_supersede(engine_store *store, const struct chunk_place *place, engine_error *error);
+
+/* keeper.c */
+int keeper_start(engine_store *store, engine_error *error);
+void keeper_stop(engine_store *store);
+void keeper_wake(engine_store *store);
+/* Punches and checkpoints every changed volume now. */
+int keeper_checkpoint(engine_store *store, engine_error *error);
+
+/* stats.c */
+int stats_fill(engine_store *store, engine_stats *stats, engine_error *error);
+
+/* listing.c */
+int listing_read(engine_store *store, uint64_t after_fid, engine_chunk *chunks, size_t limit, size_t *count,
+                 engine_error *error);
+void listing_note(engine_store *store, uint64_t fid);
+void store_describe(engine_store *store, const struct chunk_place *place, engine_chunk *chunk);
+
+#endif

@@ -1,0 +1,113 @@
+/*
+ * Volume: one preallocated file of needles, its superblock, its state and its accounting.
+ * Byte layout of the superblock in volume.c, of a needle in needle.h.
+ */
+#ifndef SPEEDY_VOLUME_H
+#define SPEEDY_VOLUME_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bytes.h"
+#include "engine.h"
+#include "identity.h"
+#include "io.h"
+
+#define VOLUME_DATA_START (2u * BLOCK_BYTES)
+#define VOLUME_NAME_BYTES 32
+
+enum volume_state {
+    VOLUME_STANDBY,     /* empty, prepared ahead */
+    VOLUME_ACTIVE,      /* the appender's */
+    VOLUME_CLOSING,     /* full; the keeper has still to seal it */
+    VOLUME_SEALED,      /* final */
+    VOLUME_FAILED,      /* a write or fsync failed: reads only, past the page cache */
+    VOLUME_QUARANTINED, /* lost acknowledged bytes, or damaged: reads only, what can be read */
+};
+
+/* A dead needle whose payload blocks have not been returned yet. */
+struct punch {
+    uint64_t offset;
+    uint64_t delete_seq;
+    uint32_t header_length;
+    uint32_t payload_length;
+};
+
+struct punch_list {
+    struct punch *items; /* owned */
+    size_t count;
+    size_t capacity;
+};
+
+struct volume {
+    const struct engine_io *io;
+    int directory; /* borrowed */
+    int file;      /* -1 when it could not be opened */
+    uint32_t slot;
+    uint32_t id;
+    uint8_t uuid[16];
+    uint64_t size;
+
+    pthread_mutex_t lock; /* guards everything below, up to the delete log */
+    enum volume_state state;
+    uint64_t tail;       /* everything before is published (written only by the appender) */
+    uint64_t next_seq;
+    uint64_t synced_seq; /* durable up to here */
+    uint64_t fid_max;
+    uint64_t chunks;
+    uint64_t payload_bytes;
+    uint64_t live_bytes;
+    uint64_t pad_bytes; /* between VOLUME_DATA_START and tail */
+    uint64_t punched_bytes;
+    uint64_t checkpoint_tail;
+    uint64_t checkpoint_ns; /* monotonic */
+    bool changed;           /* since the last checkpoint */
+    bool failure_recorded;  /* FAIL stands in the MANIFEST */
+
+    /* Readers count themselves in readers[epoch]. A punch waits until those of its epoch have left; nobody can find a
+     * dead needle after the epoch has moved on. */
+    unsigned epoch;
+    uint64_t readers[2];
+    struct punch_list waiting; /* for the next epoch */
+    struct punch_list leaving; /* for readers[!epoch] == 0 */
+    uint64_t punched_seq;      /* deletes up to here have been punched */
+
+    pthread_mutex_t delete_lock; /* guards the delete log, held during its I/O */
+    uint64_t delete_tail;
+    uint64_t delete_allocated;
+    uint64_t delete_next_seq;
+    uint64_t delete_records;
+    bool delete_failed;
+};
+
+void volume_name(char name[VOLUME_NAME_BYTES], uint32_t id, const char *suffix);
+/* The id when name is v<id><suffix>, else 0. */
+uint32_t volume_id_of(const char *name, const char *suffix);
+
+/* An object without a file; NULL when out of memory. Ended by volume_free. */
+struct volume *volume_new(const struct engine_io *io, int directory, uint32_t id);
+void volume_free(struct volume *volume);
+
+/* Makes the file, durable up to its name in the directory. On failure nothing remains. */
+int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, engine_error *error);
+/* Opens the file and reads its superblock. CORRUPT when neither copy is valid or it is of another disk; MISMATCH when it
+ * is of a newer format. *short_file: the file ends before the volume does. */
+int volume_open(struct volume *volume, const struct identity *owner, bool *short_file, engine_error *error);
+
+/* Reads bytes for a verified read; past the page cache when the volume has failed. 0 or -1 and errno. */
+int volume_readv(struct volume *volume, const struct iovec *parts, int count, uint64_t offset);
+
+/* Between these two the blocks of a needle that was in the index stay. */
+void volume_pin(struct volume *volume, unsigned *epoch);
+/* True when this was the last reader that a punch waits for. */
+bool volume_unpin(struct volume *volume, unsigned epoch);
+
+/* Books a dead needle and queues its blocks for volume_punch. delete_seq 0: only book. */
+void volume_bury(struct volume *volume, const struct punch *punch);
+/* Returns the blocks of dead needles that nobody reads any more; true when some still wait. */
+bool volume_punch(struct volume *volume);
+
+bool volume_is_writable(const struct volume *volume);
+
+#endif
