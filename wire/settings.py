@@ -124,16 +124,16 @@ class RegistrySettings:
     read_window: int = _setting(4, Count(1, 64), "chunks of one download in flight")
     buffer_count: int = _setting(48, Count(2, 4096), "chunk buffers in memory, over all requests")
     manifest_bytes_max: int = _setting(4 * MIB, Size(64 * KIB, 64 * MIB), "largest manifest that is accepted")
-    uploads_max: int = _setting(32, Count(1, 1024), "uploads that send bytes at once; more wait, then get 503")
-    downloads_max: int = _setting(32, Count(1, 1024), "downloads at once; more wait, then get 503")
-    requests_max: int = _setting(64, Count(1, 1024), "small requests at once; more wait, then get 503")
+    uploads_max: int = _setting(24, Count(1, 1024), "uploads that send bytes at once; more wait, then get 503")
+    downloads_max: int = _setting(24, Count(1, 1024), "downloads at once; more wait, then get 503")
+    requests_max: int = _setting(16, Count(1, 1024), "small requests at once; more wait, then get 503")
     body_idle_s: float = _setting(
         60.0, Duration(1, 3600), "a client that sends no byte of its body for so long is given up"
     )
     reclaim_after_s: float = _setting(
         900.0, Duration(0, 366 * 86400), "age at which deleted content's space is taken back"
     )
-    threads: int = _setting(96, _THREADS, "requests served at once")
+    threads: int = _setting(128, _THREADS, "requests served at once")
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,20 @@ def effective(settings: Settings) -> Iterator[Effective]:
             )
 
 
+def parse_assignment(text: str) -> tuple[str, str]:
+    """ "section.key=value" -> (key, value as it would stand in the environment). Raises ValueError with a sentence."""
+    key, equals, raw = text.partition("=")
+    known = _known()
+    if not equals or key not in known:
+        raise ValueError(f"{text!r} is not KEY=VALUE with a known key: {_suggest(key, list(known))}")
+    kind = _kind(known[key])
+    try:
+        kind.parse(raw, Path.cwd())
+    except (ValueError, OverflowError, RuntimeError) as exc:
+        raise ValueError(f"{key} = {_shown(raw)}: allowed is {kind.allowed}") from exc
+    return key, raw
+
+
 def environment_name(key: str) -> str:
     """The variable that sets "section.key"."""
     return "SPEEDY_" + key.replace(".", "_").upper()

@@ -215,23 +215,18 @@ class FilePath:
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """The base address of a room."""
+    """The base address of a room: what wire.http.ServiceClient takes."""
 
     @property
     def allowed(self) -> str:
-        return 'a URL like "http://host:port"'
+        return 'a URL of the form "http://host:port"'
 
     def parse(self, raw: Any, base: Path) -> str:
         if not isinstance(raw, str):
             raise ValueError
         parts = urlsplit(raw.strip())
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or parts.query
-            or parts.fragment
-            or "@" in parts.netloc
-        ):
+        extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme != "http" or not parts.hostname or extra:
             raise ValueError
         if parts.port == 0:  # .port itself raises ValueError when it is not a number up to 65535
             raise ValueError
@@ -245,7 +240,7 @@ class Url:
 class UrlList:
     @property
     def allowed(self) -> str:
-        return 'a list of different URLs like ["http://host:port"], in the environment separated by commas'
+        return 'a list of different URLs of the form ["http://host:port"], in the environment separated by commas'
 
     def parse(self, raw: Any, base: Path) -> tuple[str, ...]:
         if isinstance(raw, str):

@@ -1,0 +1,106 @@
+"""The embedded server: every room in one process, composed without HTTP between them. Same code as in a cluster.
+
+    /v2/ -> Registry -> ChunkedDriver -> LocalImageStore -> LocalChunkStore -> C engine      (group 1, one member)
+                     -> LocalMetaStore -> SQLite <- LocalChunkMaster <- heartbeats
+
+Operator commands reach the ChunkMaster's group table through the same port, signed with the cluster's key.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import chunkmaster.migrations
+import metaserver.migrations
+from chunkmaster.app import create_app as create_master_app
+from chunkmaster.core import LocalChunkMaster
+from chunkserver.core import LocalChunkStore
+from chunkserver.heartbeat import Heartbeats
+from chunkserver.table_file import GroupTableFile
+from chunkserver.wsgi import engine_options
+from imageserver.core import ImageLimits, LocalImageStore
+from imageserver.fids import FidLimits
+from imageserver.table import TableLimits
+from metaserver.core import LocalMetaStore
+from registry_driver.composition import compose
+from speedy.data_directory import ServerData
+from wire.auth import ClusterKey
+from wire.database import create_engine
+from wire.server import RoomApp
+from wire.settings import Settings
+
+SERVER_ID = "embedded"
+MEMBER_URL = f"local:{SERVER_ID}"
+
+#: how long a worker waits for the one before it, which was killed a moment ago, to be gone from the chunks
+LOCK_WAIT_S = 5.0
+
+# Small pieces overlap reading, verifying and sending: without HTTP in between a round trip costs nothing.
+_READ_PIECE_BYTES = 1024 * 1024
+
+
+def build(settings: Settings, held: ServerData) -> RoomApp:
+    """Open everything in `held` and start the background threads; to be called in the process that serves.
+
+    Raises Conflict for data of another cluster, server or a newer program; Unavailable when the disk fails.
+    """
+    with ExitStack() as opened:
+        database = create_engine(
+            held.database_url, wait_s=settings.database.wait_s, pool_max=settings.database.pool_max
+        )
+        opened.callback(database.dispose)
+        chunkmaster.migrations.upgrade(database, held.cluster_id)
+        metaserver.migrations.upgrade(database)
+        store = LocalChunkStore.open(
+            held.chunks,
+            engine_options(settings.chunkserver, held.cluster_id),
+            server_id=SERVER_ID,
+            lock_wait_s=LOCK_WAIT_S,
+        )
+        opened.callback(store.close)
+        master = LocalChunkMaster(database, down_after_s=settings.chunkmaster.down_after_s)
+        master.add_group(((SERVER_ID, MEMBER_URL),))
+        heartbeats = Heartbeats(
+            [master],
+            store,
+            MEMBER_URL,
+            GroupTableFile(held.chunks / "group-table.json"),
+            heartbeat_s=settings.chunkserver.heartbeat_s,
+        )
+        # The first one at once: without it there is no group that takes writes.
+        heartbeats.beat(master)
+        heartbeats.start()
+        opened.callback(heartbeats.stop)
+        images = LocalImageStore(
+            master,
+            lambda member: store,
+            owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
+            limits=ImageLimits(
+                put_deadline_s=settings.imageserver.put_deadline_s,
+                table=TableLimits(refresh_s=settings.imageserver.refresh_s),
+                fids=FidLimits(count=settings.imageserver.fids_reserved),
+            ),
+        )
+        images.start()
+        opened.callback(images.close)
+        meta = LocalMetaStore(database)
+        room = compose(meta, images, settings.registry, read_piece_bytes=_READ_PIECE_BYTES)
+        opened.callback(room.close)
+        master_app = create_master_app(master, key=ClusterKey.load(held.key_file), ready=master.check)
+        close = opened.pop_all().close
+    return RoomApp(_with_group_table(room.app, master_app), close)
+
+
+def _with_group_table(registry: Callable[..., Any], master: Callable[..., Any]) -> Callable[..., Any]:
+    """The registry's app, and beside it the one internal call that operator commands need."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        internal = environ["PATH_INFO"] == "/v1/groups" and environ["REQUEST_METHOD"] == "GET"
+        answer: Iterable[bytes] = (master if internal else registry)(environ, start_response)
+        return answer
+
+    return app

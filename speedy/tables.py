@@ -1,0 +1,71 @@
+"""Groups, members and processes as tables for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from chunkmaster.interface import GroupTable
+from wire.values import to_json
+
+_STATE_STYLES = {"rw": "green", "ready": "green", "ro_full": "yellow", "not ready": "yellow", "new": "yellow"}
+
+
+def table_as_json(table: GroupTable | None) -> Any:
+    """The group table with plain names, None when it is not known."""
+    return None if table is None else to_json(table)
+
+
+def print_groups(table: GroupTable | None, trouble: str) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to import, of no use to --json
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console()
+    if table is None:
+        console.print(f"The groups are not known: {escape(trouble)}", style="red")
+        return
+    shown = Table("group", "member", "address", "state", title=f"cluster {table.cluster_id}", title_justify="left")
+    for heading in ("chunks", "free", "total", "heard"):
+        shown.add_column(heading, justify="right")
+    for group in table.groups:
+        for number, member in enumerate(group.members):
+            age = member.heartbeat_age_s
+            shown.add_row(
+                f"{group.group_id}" if number == 0 else "",
+                escape(member.server_id),
+                escape(member.url),
+                f"[{_STATE_STYLES.get(member.state, 'red')}]{member.state}[/]",
+                f"{member.chunks:,}",
+                size(member.free_bytes),
+                size(member.total_bytes),
+                "never" if age is None else f"{age:.1f} s ago",
+            )
+    console.print(shown)
+    if not table.groups:
+        console.print("There is no group yet: `speedy group add` adds one.", style="yellow")
+
+
+def print_processes(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
+    """Rows of name, address, process id, state, reason."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    with_pid = any(row[2] for row in rows)
+    shown = Table("room", "address", *(["process id"] if with_pid else []), "state", "reason")
+    for name, address, pid, state, reason in rows:
+        style = _STATE_STYLES.get(state, "red")
+        cells = [escape(name), escape(address), *([pid] if with_pid else []), f"[{style}]{state}[/]", escape(reason)]
+        shown.add_row(*cells)
+    Console().print(shown)
+
+
+def size(count: int) -> str:
+    """Bytes for people: 3 digits and a unit of 1024."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1000 or unit == "TiB":
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
