@@ -226,7 +226,7 @@ def _check_url(server_id: str, url: str) -> None:
         return
     try:
         parts = urlsplit(url)
-        well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        well_formed = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
     except ValueError:
         well_formed = False
     if not well_formed or len(url) > 256 or url != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc:

@@ -162,6 +162,7 @@ def _attempt(
 Verdict = Literal["conflict", "trouble", "fail"]
 
 _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_READONLY, _SQLITE_IOERR = 5, 6, 8, 10
+_WAL_ATTEMPTS_MAX, _WAL_PAUSE_S = 100, 0.02
 _SQLITE_CORRUPT, _SQLITE_FULL, _SQLITE_CANTOPEN, _SQLITE_NOTADB = 11, 13, 14, 26
 
 
@@ -212,8 +213,24 @@ def _parse(url: str) -> URL:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864"):
+    _enter_wal(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _enter_wal(connection: Any) -> None:
+    """Several first users of a new file may switch it at the same moment; SQLite then refuses all but one at once,
+    whatever the busy timeout."""
+    for _ in range(_WAL_ATTEMPTS_MAX - 1):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != _SQLITE_BUSY:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return
+    connection.execute("PRAGMA journal_mode=WAL").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
