@@ -1,7 +1,7 @@
 """Contract of an ImageServer: store a chunk on every replica of a group that it chooses; read it from any good one.
 
-Satisfied by imageserver.core.LocalImageStore (placement over ChunkStores) and imageserver.client.HttpImageStore (over several
-ImageServers, any of which may die); both pass tests/contracts/test_image_store.py.
+Satisfied by imageserver.core.LocalImageStore (placement over ChunkStores) and imageserver.client.HttpImageStore (over
+several ImageServers, any of which may die); both pass tests/contracts/test_image_store.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from chunkserver.interface import Buffer
 
 @dataclass(frozen=True, slots=True)
 class ChunkRef:
-    """Where a chunk is and what its bytes must be. Stored with the fragment; enough to read it without asking anybody."""
+    """Where a chunk is and what its bytes must be. Stored with the fragment; enough to read it without asking
+    anybody."""
 
     fid: int
     group_id: int
@@ -31,23 +32,25 @@ class ImageStore(Protocol):
 
         A failed replica burns the fid and another group is tried, within a deadline; repeating the call stores the
         chunk again under another fid. Raises ChecksumMismatch, PayloadTooLarge, NoGroupAvailable, StorageFull (every
-        group is full), Overloaded, DeadlineExceeded.
+        group is full), Overloaded, DeadlineExceeded, Unavailable (no fids are left and no ChunkMaster gives new ones).
         """
         ...
 
     def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> None:
         """Fill `buffer` with the chunk's bytes from `offset` on, from any live replica, verified before this returns.
 
-        A whole-chunk read is verified against `ref.crc32c`; a part of it against its block checksums where it is stored and a
-        checksum of the part on the way. Raises ChunkNotFound (every member is reachable and none has it),
-        ChunkUnreadable (no good copy could be read), RangeNotSatisfiable.
+        A whole-chunk read is verified against `ref.crc32c`; a part of it against its block checksums where it is
+        stored and a checksum of the part on the way. Raises ChunkNotFound (every member is reachable and none has
+        it), ChunkUnreadable (no good copy could be read), RangeNotSatisfiable.
         """
         ...
 
     def delete_chunks(self, refs: Sequence[ChunkRef]) -> list[ChunkRef]:
-        """Delete chunks on every member of their groups; returns those that could not be deleted everywhere (repeat later)."""
+        """Delete chunks on every member of their groups; returns those that could not be deleted everywhere (repeat
+        later)."""
         ...
 
     def check(self) -> None:
-        """Return if chunks can be written just now (a group takes writes, fids can be had); else raise what stands in the way."""
+        """Return if chunks can be written just now (a group takes writes, fids can be had); else raise what stands in
+        the way."""
         ...

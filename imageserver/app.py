@@ -1,0 +1,158 @@
+"""The HTTP face of an ImageServer (internal API, version 1).
+
+    PUT  /v1/chunks                                         body: the payload; Speedy-Crc32c        201, the reference
+    GET  /v1/chunks/<group_id>/<fid>?length=&crc32c=        whole, or one Range                     200 / 206,
+    Speedy-Crc32c POST /v1/chunks/delete                                  {"refs": [...]}                         200,
+    {"left": [...]} GET  /v1/check                                          can chunks be written?
+    204
+
+Payloads lie in pooled buffers; when none comes free in time, the answer is 503 with Retry-After. So the pool's size
+bounds both the memory and the number of chunks in transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from flask import Flask, Response, jsonify, request
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from chunkserver.interface import CHUNK_BYTES_MAX
+from imageserver.counters import Counters
+from imageserver.interface import ChunkRef, ImageStore
+from imageserver.protocol import CRC_HEADER, DELETE_MAX
+from native.engine import crc32c as crc32c_of
+from wire.auth import ClusterKey
+from wire.body import RequestBody
+from wire.buffers import BufferPool
+from wire.errors import BadRequest, PayloadTooLarge, RangeNotSatisfiable
+from wire.response import StreamResponse
+from wire.service import create_service, metrics_of
+from wire.values import from_json, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Memory for payloads: `usual` for chunks of the usual size, `large` for those up to CHUNK_BYTES_MAX. `wait_s`:
+    for a buffer. `idle_s`: the longest silence of a sender."""
+
+    usual: BufferPool
+    large: BufferPool
+    wait_s: float = 5.0
+    idle_s: float = 30.0
+
+    def pool_for(self, length: int) -> BufferPool:
+        return self.usual if length <= self.usual.buffer_bytes else self.large
+
+
+def transfer_of(buffer_bytes: int, count_max: int, *, large_max: int = 2) -> Transfer:
+    """Pools for `count_max` chunks of up to `buffer_bytes` and `large_max` larger ones; memory is taken when it is
+    used."""
+    return Transfer(BufferPool(buffer_bytes, count_max), BufferPool(CHUNK_BYTES_MAX, large_max))
+
+
+def create_app(
+    store: ImageStore, *, key: ClusterKey | None, transfer: Transfer, counters: Counters | None = None
+) -> Flask:
+    app = create_service("imageserver", key=key, ready=store.check)
+    if counters is not None:
+        metrics_of(app).register(_CountersCollector(counters))
+
+    @app.put("/v1/chunks")
+    def put_chunk() -> Response:
+        crc32c = _crc32c_of_header()
+        body = RequestBody(request.environ, idle_timeout_s=transfer.idle_s)
+        if body.length is None:
+            raise BadRequest("a chunk needs a Content-Length")
+        if body.length > CHUNK_BYTES_MAX:
+            raise PayloadTooLarge(f"a chunk of {body.length} bytes, at most {CHUNK_BYTES_MAX}", limit=CHUNK_BYTES_MAX)
+        pool = transfer.pool_for(body.length)
+        buffer = pool.acquire(transfer.wait_s)
+        try:
+            payload = buffer[: body.length]
+            body.read_exact_into(payload)
+            ref = store.put_chunk(payload, crc32c)
+        finally:
+            pool.release(buffer)
+        response = jsonify(to_json(ref))
+        response.status_code = 201
+        return response
+
+    @app.get("/v1/chunks/<int:group_id>/<int:fid>")
+    def read_chunk(group_id: int, fid: int) -> StreamResponse:
+        ref = ChunkRef(fid, group_id, _number("length"), _number("crc32c"))
+        if ref.length > CHUNK_BYTES_MAX:
+            raise BadRequest(f"no chunk has {ref.length} bytes")
+        start, stop = _range_of(ref.length)
+        pool = transfer.pool_for(stop - start)
+        buffer = pool.acquire(transfer.wait_s)
+        try:
+            view = buffer[: stop - start]
+            store.read_chunk_into(ref, start, view)
+            whole = stop - start == ref.length
+            headers = {CRC_HEADER: f"{ref.crc32c if whole else crc32c_of(view):08x}"}
+            if not whole:
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{ref.length}"
+            return StreamResponse.of_buffer(
+                view, partial(pool.release, buffer), status=200 if whole else 206, headers=headers
+            )
+        except BaseException:
+            pool.release(buffer)
+            raise
+
+    @app.post("/v1/chunks/delete")
+    def delete_chunks() -> Response:
+        asked = request.get_json(silent=True)
+        refs = from_json(list[ChunkRef], asked.get("refs") if isinstance(asked, dict) else None)
+        if len(refs) > DELETE_MAX:
+            raise BadRequest(f"{len(refs)} chunks at once, at most {DELETE_MAX}")
+        return jsonify(left=to_json(store.delete_chunks(refs)))
+
+    @app.get("/v1/check")
+    def check() -> Response:
+        store.check()
+        return Response(status=204)
+
+    return app
+
+
+def _crc32c_of_header() -> int:
+    value = request.headers.get(CRC_HEADER, "")
+    try:
+        if len(value) != 8:
+            raise ValueError
+        return int(value, 16)
+    except ValueError:
+        raise BadRequest(f"{CRC_HEADER} must be 8 hexadecimal digits, not {value[:20]!r}") from None
+
+
+def _number(name: str) -> int:
+    value = request.args.get(name, "")
+    if not (value.isascii() and value.isdigit() and len(value) <= 20):
+        raise BadRequest(f"{name} must be a whole number, not {value[:30]!r}")
+    return int(value)
+
+
+def _range_of(length: int) -> tuple[int, int]:
+    """[start, stop) of the one range asked for; the whole chunk without a Range header."""
+    if "Range" not in request.headers:
+        return 0, length
+    asked = request.range
+    found = asked.range_for_length(length) if asked is not None and asked.units == "bytes" else None
+    if found is None or found[0] is None or found[1] is None:
+        raise RangeNotSatisfiable(f"{request.headers['Range'][:60]!r} of a chunk of {length} bytes", length=length)
+    return found[0], found[1]
+
+
+class _CountersCollector(Collector):
+    """Shows the store's own numbers when metrics are asked for."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self._counters.values().items():
+            yield CounterMetricFamily(f"speedy_image_{name}", f"{name.replace('_', ' ')} since the start", value)
