@@ -1,0 +1,62 @@
+"""Hashing a stream beside receiving it: buffers in order, in one helper task at a time.
+
+Digest.update releases the GIL, so a stream's bytes are hashed on one core while the next ones are received on
+another. A digest is sequential: there is never more than one task per stream, and between bursts there is none, so
+that an idle stream holds no thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from native.engine import Digest
+
+#: called with the digest's state behind the piece, or with what went wrong
+Hashed = Callable[[bytes | None, BaseException | None], None]
+
+
+class HashLane:
+    """Thread-safe. `digest` must be touched by nobody else until every piece's `done` was called."""
+
+    def __init__(self, digest: Digest, executor: Executor) -> None:
+        self._digest = digest
+        self._executor = executor
+        self._lock = threading.Lock()
+        self._pieces: deque[tuple[memoryview, Hashed]] = deque()
+        self._running = False
+        self._error: BaseException | None = None
+
+    def add(self, piece: memoryview, done: Hashed) -> None:
+        """Hash `piece` behind all that were added before; `done` is called in the helper's thread and must not wait."""
+        with self._lock:
+            self._pieces.append((piece, done))
+            if self._running:
+                return
+            self._running = True
+        try:
+            self._executor.submit(self._run)
+        except BaseException:
+            with self._lock:
+                self._running = False
+                self._pieces.pop()
+            raise
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._pieces:
+                    self._running = False
+                    return
+                piece, done = self._pieces.popleft()
+            state: bytes | None = None
+            if self._error is None:  # behind a gap the state would be that of other bytes
+                try:
+                    self._digest.update(piece)
+                    state = self._digest.export_state()
+                except BaseException as error:  # noqa: BLE001 - handed to the stream's own thread
+                    self._error = error
+            del piece
+            done(state, self._error)
