@@ -6,11 +6,13 @@ caller's buffer to the disk, and from the disk into the caller's buffer.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from chunkserver.checks import check_fid, check_list, check_payload
 from chunkserver.data_directory import DataDirectory
-from chunkserver.interface import Buffer, ChunkInfo, StoreStat
+from chunkserver.interface import Buffer, ChunkInfo, StoreStat, StoreState
 from native import engine
 from native.engine import Engine, EngineError, EngineOptions
 from wire import errors
@@ -43,14 +45,22 @@ class LocalChunkStore:
     @classmethod
     def open_in(cls, directory: DataDirectory, options: EngineOptions) -> LocalChunkStore:
         """The store of a directory that is held already; the store closes it. On an error it stays the caller's."""
-        directory.join(options.cluster_id)
+        directory.check_cluster(options.cluster_id)
+        # A directory that has joined has a store: if there is none, its disk is not mounted, and a new empty store
+        # would answer "not found" for chunks that exist.
+        fresh = directory.identity.cluster_id is None
         try:
-            directory.disk.mkdir(exist_ok=True)
-            return cls(directory, Engine.open(directory.disk, options))
+            chunks = Engine.open(directory.disk, replace(options, create=fresh))
         except OSError as exc:
             raise errors.Unavailable(f"{directory.disk} cannot be used: {exc}") from exc
         except EngineError as exc:
             raise _translated(exc) from exc
+        try:
+            directory.join(options.cluster_id)
+        except BaseException:
+            chunks.close()
+            raise
+        return cls(directory, chunks)
 
     @property
     def server_id(self) -> str:
@@ -64,7 +74,7 @@ class LocalChunkStore:
 
     def join(self, cluster_id: str) -> None:
         """Raises Conflict when this is not the store's cluster."""
-        self._directory.join(cluster_id)
+        self._directory.check_cluster(cluster_id)
 
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
         view = memoryview(payload)
@@ -111,7 +121,7 @@ class LocalChunkStore:
             raise _translated(exc) from exc
         return StoreStat(
             server_id=self._server_id,
-            state=stat.state,
+            state=cast(StoreState, stat.state),
             chunks=stat.chunks,
             live_bytes=stat.live_bytes,
             dead_bytes=stat.dead_bytes,

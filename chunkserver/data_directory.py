@@ -69,21 +69,25 @@ class DataDirectory:
     def disk(self) -> Path:
         return self.path / "disk"
 
-    def join(self, cluster_id: str) -> None:
-        """Make the directory part of a cluster, for ever. Raises Conflict when it belongs to another one."""
+    def check_cluster(self, cluster_id: str) -> str:
+        """The cluster id in its usual form; raises Conflict when the directory belongs to another cluster."""
         try:
             wanted = str(uuid.UUID(cluster_id))
         except ValueError as exc:
             raise BadRequest(f"{cluster_id!r} is no cluster id") from exc
         own = self.identity.cluster_id
-        if own == wanted:
-            return
-        if own is not None:
+        if own not in (None, wanted):
             raise Conflict(
                 f"data directory {self.path} of server {self.identity.server_id} belongs to cluster {own}, "
                 f"not to {wanted}"
             )
-        joined = Identity(self.identity.server_id, wanted)
+        return wanted
+
+    def join(self, cluster_id: str) -> None:
+        """Make the directory part of a cluster, for ever; harmless to repeat. To be called when its store stands."""
+        joined = Identity(self.identity.server_id, self.check_cluster(cluster_id))
+        if self.identity == joined:
+            return
         try:
             _write(self.path, joined)
         except OSError as exc:

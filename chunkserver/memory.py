@@ -7,7 +7,7 @@ import threading
 
 from chunkserver.checks import check_fid, check_list, check_payload, check_range
 from chunkserver.interface import Buffer, ChunkInfo, StoreStat
-from native import engine
+from native.engine import crc32c as crc32c_of
 from wire.errors import ChecksumMismatch, ChunkConflict, ChunkNotFound, StorageFull
 
 
@@ -31,7 +31,7 @@ class MemoryChunkStore:
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
         view = memoryview(payload).cast("B")
         check_payload(fid, view.nbytes, crc32c)
-        actual = engine.crc32c(view)
+        actual = crc32c_of(view)
         if actual != crc32c:
             raise ChecksumMismatch(
                 f"chunk {fid}: crc32c {crc32c:08x} was announced, {actual:08x} came", expected=crc32c, actual=actual

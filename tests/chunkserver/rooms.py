@@ -1,0 +1,60 @@
+"""What tests of chunk rooms start in processes of their own, through tests.wire.serving."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from chunkserver import wsgi
+from chunkserver.app import create_app
+from chunkserver.core import LocalChunkStore
+from chunkserver.payloads import PayloadMemory
+from chunkserver.table_file import GroupTableFile
+from native.engine import EngineOptions
+from tests.chunkmaster.rooms import KEY
+from wire.server import RoomApp
+from wire.settings import ChunkServerSettings, ClusterSettings, Settings
+
+CLUSTER_ID = "5b0ff6a2-3c1e-4d55-9d3b-6a9f1c0e7a11"
+OTHER_CLUSTER_ID = "c2ae1f3e-7b41-4f0e-8a6c-2f1d9b8e5d22"
+
+MIB = 1024 * 1024
+
+
+def engine_options(cluster_id: str = CLUSTER_ID) -> EngineOptions:
+    """Small volumes, so that a test's directory is small and several volumes are used."""
+    return EngineOptions(cluster_id=cluster_id, volume_size_first=16 * MIB, volume_size_max=64 * MIB)
+
+
+def build_store(data: str) -> RoomApp:
+    """A ChunkServer without masters: the store of `data` over HTTP."""
+    store = LocalChunkStore.open(Path(data), engine_options(), server_id="cs-http")
+    memory = PayloadMemory(64 * MIB)
+    app = create_app(
+        store,
+        key=KEY,
+        ready=lambda: None,
+        tables=GroupTableFile(None),
+        incoming=memory,
+        outgoing=memory,
+    )
+    return RoomApp(app, store.close)
+
+
+def build_chunkserver(data: str, masters: list[str], key_file: str, server_id: str | None, port: int) -> RoomApp:
+    """A whole ChunkServer, composed as in production; `port` is where it is served."""
+    return wsgi.build(
+        replace(
+            Settings(),
+            cluster=ClusterSettings(key_file=Path(key_file), masters=tuple(masters)),
+            chunkserver=replace(
+                ChunkServerSettings(),
+                data=Path(data),
+                server_id=server_id,
+                advertise_url=f"http://127.0.0.1:{port}",
+                heartbeat_s=0.1,
+                volume_bytes_first=16 * MIB,
+                volume_bytes_max=64 * MIB,
+            ),
+        )
+    )
