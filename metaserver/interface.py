@@ -1,17 +1,18 @@
 """Contracts of the MetaServer: files made of fragments (FileStore) and the registry's catalogue (Catalogue).
 
-Both are satisfied by metaserver.core (SQLAlchemy: SQLite or PostgreSQL; one transaction per method, opened and closed there)
-and metaserver.client (HTTP); both pass tests/contracts/test_file_store.py and test_catalogue.py.
+Both are satisfied by metaserver.core (SQLAlchemy: SQLite or PostgreSQL; one transaction per method, opened and closed
+there) and metaserver.client (HTTP); both pass tests/contracts/test_file_store.py and test_catalogue.py.
 
-A file is an ordered list of fragments without gaps; fragment i covers bytes [offset, offset + length) and names the chunk
-(fid, group, CRC-32C) that holds them. A file is open (has no path, can be appended to, seen by nobody but its writer) or
-committed (has a path, never changes). File ids are never reused, so a committed file's fragments may be cached for ever.
-Uploads are open files with a row that carries the digest state; blobs and manifests are committed files whose paths are
-`blobs/<algorithm>/<hex>` and `manifests/<algorithm>/<hex>`.
+A file is an ordered list of fragments without gaps; fragment i covers bytes [offset, offset + length) and names the
+chunk (fid, group, CRC-32C) that holds them. A file is open (has no path, can be appended to, seen by nobody but its
+writer) or committed (has a path, never changes). File ids are never reused, so a committed file's fragments may be
+cached for ever. Uploads are open files with a row that carries the digest state; blobs and manifests are committed
+files whose paths are `blobs/<algorithm>/<hex>` and `manifests/<algorithm>/<hex>`.
 
-Names, tags and paths sort by their UTF-8 bytes on every database. Lists answer at most `limit` (1..10,000) entries after `after`.
-Times are seconds since the epoch by the database's clock. Digest strings are "<algorithm>:<hex>", already checked for form.
-Every method is thread-safe and raises Unavailable when the database does not answer for longer than its bounded wait.
+Names, tags and paths sort by their UTF-8 bytes on every database. Lists answer at most `limit` (1..10,000) entries
+after `after`. Times are seconds since the epoch by the database's clock. Digest strings are "<algorithm>:<hex>",
+already checked for form. Every method is thread-safe and raises Unavailable when the database does not answer for
+longer than its bounded wait.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload session. `offset` bytes are durable; `digest_state` (native.engine.Digest.export_state) covers exactly those."""
+    """An upload session. `offset` bytes are durable; `digest_state` (native.engine.Digest.export_state) covers exactly
+    those."""
 
     upload_id: str
     repository: str
@@ -76,8 +78,9 @@ class Manifest:
 @dataclass(frozen=True, slots=True)
 class NewManifest:
     """A manifest to be put. `fragments` hold its bytes (stored already). `blobs` and `manifests` are the digests that
-    must be in the repository; `optional` are references that need not be (foreign layers) but count as references when they are.
-    A digest in `manifests` is satisfied by a manifest or, for a build cache's index, by a blob of the repository."""
+    must be in the repository; `optional` are references that need not be (foreign layers) but count as references when
+    they are. A digest in `manifests` is satisfied by a manifest or, for a build cache's index, by a blob of the
+    repository."""
 
     digest: str
     media_type: str
@@ -113,7 +116,8 @@ class FileStore(Protocol):
         ...
 
     def commit_file(self, file_id: int, path: str) -> FileInfo:
-        """Give an open file its path. Harmless to repeat. Raises FileNotFound, FileExists (another file has this path)."""
+        """Give an open file its path. Harmless to repeat. Raises FileNotFound, FileExists (another file has this
+        path)."""
         ...
 
     def stat(self, path: str) -> FileInfo:
@@ -125,7 +129,8 @@ class FileStore(Protocol):
         ...
 
     def list_files(self, prefix: str, after: str = "", limit: int = 1000) -> list[FileInfo]:
-        """Committed files below the directory `prefix` ("" is the root): `a/b` lists `a/b` itself and `a/b/...`, never `a/bc`."""
+        """Committed files below the directory `prefix` ("" is the root): `a/b` lists `a/b` itself and `a/b/...`, never
+        `a/bc`."""
         ...
 
     def move(self, source: str, destination: str) -> None:
@@ -141,7 +146,8 @@ class FileStore(Protocol):
         ...
 
     def dead_fragments(self, min_age_s: float, limit: int = 1000) -> list[Fragment]:
-        """Fragments that belong to no file any more since at least `min_age_s`, oldest first: their chunks may be deleted."""
+        """Fragments that belong to no file any more since at least `min_age_s`, oldest first: their chunks may be
+        deleted."""
         ...
 
     def forget_dead_fragments(self, fids: Sequence[int]) -> None:
@@ -150,7 +156,8 @@ class FileStore(Protocol):
 
 
 class Catalogue(Protocol):
-    """Repositories come into being with their first blob or manifest. RepositoryUnknown where a repository has neither."""
+    """Repositories come into being with their first blob or manifest. RepositoryUnknown where a repository has
+    neither."""
 
     # -- uploads ------------------------------------------------------------------------------------------------------
     def create_upload(self, repository: str, upload_id: str, digest_state: bytes) -> Upload:
@@ -166,18 +173,20 @@ class Catalogue(Protocol):
     ) -> Upload:
         """Append fragments and replace the digest state in one transaction, if the offset is `expected_offset`.
 
-        A replay of the last advance succeeds. Raises UploadUnknown, UploadConflict (details: offset), BadRequest (gaps).
+        A replay of the last advance succeeds. Raises UploadUnknown, UploadConflict (details: offset), BadRequest
+        (gaps).
         """
         ...
 
     def finish_upload(
         self, repository: str, upload_id: str, expected_offset: int, fragments: Sequence[Fragment], digest: str
     ) -> Blob:
-        """Append the last fragments (may be none), make the file the blob `digest` of `repository`, end the session: one transaction.
+        """Append the last fragments (may be none), make the file the blob `digest` of `repository`, end the session:
+        one transaction.
 
-        The caller has verified the digest. When the blob exists already (any repository), the existing file stays, the upload's chunks become
-        dead, and the repository gets the existing blob. A replay (session gone, the repository has the blob) answers the blob.
-        Raises UploadUnknown, UploadConflict.
+        The caller has verified the digest. When the blob exists already (any repository), the existing file stays, the
+        upload's chunks become dead, and the repository gets the existing blob. A replay (session gone, the repository
+        has the blob) answers the blob. Raises UploadUnknown, UploadConflict.
         """
         ...
 
@@ -187,7 +196,8 @@ class Catalogue(Protocol):
 
     # -- blobs --------------------------------------------------------------------------------------------------------
     def put_blob(self, repository: str, digest: str, fragments: Sequence[Fragment]) -> Blob:
-        """A blob in one step (monolithic push, already verified): a file with these fragments; as finish_upload otherwise."""
+        """A blob in one step (monolithic push, already verified): a file with these fragments; as finish_upload
+        otherwise."""
         ...
 
     def blob(self, repository: str, digest: str) -> Blob:
@@ -204,7 +214,8 @@ class Catalogue(Protocol):
 
     # -- manifests and tags -------------------------------------------------------------------------------------------
     def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> Manifest:
-        """Store the manifest and point `tags` at it, all or nothing. Harmless to repeat (chunks that are not needed become dead).
+        """Store the manifest and point `tags` at it, all or nothing. Harmless to repeat (chunks that are not needed
+        become dead).
 
         Raises ReferencesMissing (details: digests), and then the given fragments' chunks become dead too.
         """
@@ -229,7 +240,8 @@ class Catalogue(Protocol):
     def repositories(self, after: str = "", limit: int = 1000) -> Page: ...
 
     def referrers(self, repository: str, subject: str, artifact_type: str | None = None) -> list[Manifest]:
-        """Manifests of the repository whose subject is this digest, in digest order; bounded by 10,000. Empty when unknown."""
+        """Manifests of the repository whose subject is this digest, in digest order; bounded by 10,000. Empty when
+        unknown."""
         ...
 
 

@@ -1,0 +1,432 @@
+"""What metaserver.interface.Catalogue promises about uploads and blobs, held by every implementation."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from metaserver.interface import MetaStore
+from tests.metaserver.stores import cut, dead_fids, digest_of, fids_of
+from wire.errors import (
+    BadRequest,
+    BlobUnknown,
+    Conflict,
+    FidRangeClosed,
+    FileNotFound,
+    RepositoryUnknown,
+    UploadConflict,
+    UploadUnknown,
+)
+
+REPO = "team/app"
+DIGEST = digest_of("content")
+
+
+@pytest.fixture
+def store(meta_store: MetaStore) -> MetaStore:
+    return meta_store
+
+
+def repositories(store: MetaStore) -> list[str]:
+    return list(store.repositories().names)
+
+
+# -- uploads ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_upload_is_empty_and_can_be_asked_for(store: MetaStore) -> None:
+    before = time.time()
+    upload = store.create_upload(REPO, "u1", b"\x00state\xff")
+    assert (upload.upload_id, upload.repository, upload.offset, upload.fragments) == ("u1", REPO, 0, 0)
+    assert upload.digest_state == b"\x00state\xff"
+    assert before - 5 < upload.started_s < time.time() + 5
+    assert store.upload(REPO, "u1") == upload
+    assert store.fragments(upload.file_id) == ()
+
+
+def test_an_upload_alone_makes_no_repository(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"")
+    assert repositories(store) == []
+    with pytest.raises(RepositoryUnknown):
+        store.tags(REPO)
+
+
+def test_creating_an_upload_again_is_harmless(store: MetaStore) -> None:
+    first = store.create_upload(REPO, "u1", b"s0")
+    assert store.create_upload(REPO, "u1", b"s0") == first
+    advanced = store.advance_upload(REPO, "u1", 0, cut(5), b"s5")
+    assert store.create_upload(REPO, "u1", b"s0") == advanced
+    with pytest.raises(Conflict):
+        store.create_upload("other/app", "u1", b"s0")
+
+
+def test_many_creations_of_one_upload_give_one(store: MetaStore) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        uploads = list(pool.map(lambda _: store.create_upload(REPO, "u1", b"s0"), range(6)))
+    assert len(set(uploads)) == 1
+
+
+def test_an_unknown_upload_and_one_of_another_repository_are_unknown(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"")
+    for repository, upload_id in ((REPO, "u2"), ("team/other", "u1")):
+        with pytest.raises(UploadUnknown):
+            store.upload(repository, upload_id)
+        with pytest.raises(UploadUnknown):
+            store.advance_upload(repository, upload_id, 0, cut(1), b"")
+        with pytest.raises(UploadUnknown):
+            store.finish_upload(repository, upload_id, 0, [], DIGEST)
+        with pytest.raises(UploadUnknown):
+            store.cancel_upload(repository, upload_id)
+    assert store.upload(REPO, "u1").offset == 0
+
+
+def test_advancing_appends_and_replaces_the_digest_state_together(store: MetaStore) -> None:
+    created = store.create_upload(REPO, "u1", b"s0")
+    first, second = cut(5, 6), cut(7, offset=11)
+    upload = store.advance_upload(REPO, "u1", 0, first, b"s11")
+    assert upload == replace(created, offset=11, fragments=2, digest_state=b"s11")
+    upload = store.advance_upload(REPO, "u1", 11, second, b"s18")
+    assert upload == replace(created, offset=18, fragments=3, digest_state=b"s18")
+    assert store.upload(REPO, "u1") == upload
+    assert store.fragments(upload.file_id) == first + second
+
+
+def test_an_advance_at_another_offset_is_refused_with_the_real_one(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"s0")
+    store.advance_upload(REPO, "u1", 0, cut(5), b"s5")
+    for wrong in (0, 4, 6):
+        with pytest.raises(UploadConflict) as caught:
+            store.advance_upload(REPO, "u1", wrong, cut(3, offset=wrong), b"wrong")
+        assert caught.value.offset == 5
+    upload = store.upload(REPO, "u1")
+    assert (upload.offset, upload.digest_state) == (5, b"s5")
+
+
+def test_a_repeat_of_the_last_advance_succeeds_and_of_an_older_one_does_not(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"s0")
+    first, second = cut(5), cut(6, offset=5)
+    for _ in range(2):
+        assert store.advance_upload(REPO, "u1", 0, first, b"s5").offset == 5
+    for _ in range(2):
+        assert store.advance_upload(REPO, "u1", 5, second, b"s11").fragments == 2
+    with pytest.raises(UploadConflict) as caught:
+        store.advance_upload(REPO, "u1", 0, first, b"s5")
+    assert caught.value.offset == 11
+    assert store.upload(REPO, "u1").digest_state == b"s11"
+
+
+def test_fragments_with_a_gap_are_refused_by_an_upload(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"s0")
+    with pytest.raises(BadRequest):
+        store.advance_upload(REPO, "u1", 0, cut(5, offset=1), b"s5")
+    with pytest.raises(BadRequest):
+        store.finish_upload(REPO, "u1", 0, cut(5, offset=1), DIGEST)
+    assert store.upload(REPO, "u1").offset == 0
+
+
+def test_of_two_advances_at_one_offset_one_wins_and_the_other_learns_the_real_one(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"s0")
+
+    def advance(number: int) -> str:
+        try:
+            return f"has {store.advance_upload(REPO, 'u1', 0, cut(5), b'%d' % number).offset}"
+        except UploadConflict as conflict:
+            return f"conflict at {conflict.offset}"
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(advance, range(6)))
+    assert sorted(answers) == ["conflict at 5"] * 5 + ["has 5"]
+    assert store.upload(REPO, "u1").digest_state == b"%d" % answers.index("has 5")
+
+
+def test_the_file_of_an_upload_cannot_be_changed_behind_its_digest_state(store: MetaStore) -> None:
+    upload = store.create_upload(REPO, "u1", b"s0")
+    with pytest.raises(Conflict):
+        store.append_fragments(upload.file_id, 0, cut(5))
+    with pytest.raises(Conflict):
+        store.commit_file(upload.file_id, "mine")
+    with pytest.raises(Conflict):
+        store.abandon_file(upload.file_id)
+    assert store.upload(REPO, "u1") == upload
+
+
+def test_cancelling_ends_the_session_and_kills_its_chunks(store: MetaStore) -> None:
+    upload = store.create_upload(REPO, "u1", b"s0")
+    fragments = cut(5, 6)
+    store.advance_upload(REPO, "u1", 0, fragments, b"s11")
+    store.cancel_upload(REPO, "u1")
+    with pytest.raises(UploadUnknown):
+        store.upload(REPO, "u1")
+    with pytest.raises(UploadUnknown):
+        store.cancel_upload(REPO, "u1")
+    with pytest.raises(FileNotFound):
+        store.fragments(upload.file_id)
+    assert dead_fids(store) == fids_of(fragments)
+
+
+# -- finishing --------------------------------------------------------------------------------------------------------
+
+
+def test_finishing_makes_the_upload_a_blob_and_a_committed_file(store: MetaStore) -> None:
+    upload = store.create_upload(REPO, "u1", b"s0")
+    first, last = cut(5, 6), cut(7, offset=11)
+    store.advance_upload(REPO, "u1", 0, first, b"s11")
+    blob = store.finish_upload(REPO, "u1", 11, last, DIGEST)
+    assert (blob.digest, blob.size, blob.file_id) == (DIGEST, 18, upload.file_id)
+    assert store.blob(REPO, DIGEST) == blob
+    assert store.fragments(blob.file_id) == first + last
+    path = "blobs/sha256/" + DIGEST.partition(":")[2]
+    info = store.stat(path)
+    assert (info.file_id, info.path, info.size) == (blob.file_id, path, 18)
+    with pytest.raises(UploadUnknown):
+        store.upload(REPO, "u1")
+    assert repositories(store) == [REPO]
+    assert store.tags(REPO).names == ()
+    assert dead_fids(store) == set()
+
+
+def test_finishing_needs_no_last_fragments_and_no_bytes_at_all(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"s0")
+    store.advance_upload(REPO, "u1", 0, cut(5), b"s5")
+    assert store.finish_upload(REPO, "u1", 5, [], DIGEST).size == 5
+    store.create_upload(REPO, "u2", b"s0")
+    empty = store.finish_upload(REPO, "u2", 0, [], digest_of(""))
+    assert empty.size == 0
+    assert store.fragments(empty.file_id) == ()
+
+
+def test_a_repeated_finish_answers_the_blob(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"s0")
+    fragments = cut(5)
+    blob = store.finish_upload(REPO, "u1", 0, fragments, DIGEST)
+    assert store.finish_upload(REPO, "u1", 0, fragments, DIGEST) == blob
+    assert store.fragments(blob.file_id) == fragments
+    assert dead_fids(store) == set()
+    with pytest.raises(UploadUnknown):
+        store.finish_upload(REPO, "u1", 0, fragments, digest_of("other"))
+    with pytest.raises(UploadUnknown):
+        store.finish_upload("team/other", "u1", 0, fragments, DIGEST)
+
+
+def test_finishing_at_another_offset_is_refused_and_the_session_stays(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"s0")
+    store.advance_upload(REPO, "u1", 0, cut(5), b"s5")
+    with pytest.raises(UploadConflict) as caught:
+        store.finish_upload(REPO, "u1", 0, [], DIGEST)
+    assert caught.value.offset == 5
+    assert store.upload(REPO, "u1").offset == 5
+    with pytest.raises(BlobUnknown):
+        store.blob(REPO, DIGEST)
+
+
+def test_an_upload_of_what_exists_already_keeps_the_file_and_kills_the_uploads_chunks(store: MetaStore) -> None:
+    kept = cut(5, 6)
+    blob = store.put_blob("team/base", DIGEST, kept)
+    store.create_upload(REPO, "u1", b"s0")
+    first, last = cut(5), cut(6, offset=5)
+    store.advance_upload(REPO, "u1", 0, first, b"s5")
+    assert store.finish_upload(REPO, "u1", 5, last, DIGEST) == blob
+    assert store.blob(REPO, DIGEST) == blob
+    assert store.fragments(blob.file_id) == kept
+    assert dead_fids(store) == fids_of(first + last)
+    assert repositories(store) == [REPO, "team/base"]
+
+
+def test_finishes_of_one_digest_at_once_make_one_blob_and_all_succeed(store: MetaStore) -> None:
+    uploads = [f"u{number}" for number in range(8)]
+    fragments = {upload_id: (cut(5), cut(6, offset=5)) for upload_id in uploads}
+    for upload_id in uploads:
+        store.create_upload(f"team/{upload_id}", upload_id, b"s0")
+        store.advance_upload(f"team/{upload_id}", upload_id, 0, fragments[upload_id][0], b"s5")
+
+    def finish(upload_id: str) -> object:
+        return store.finish_upload(f"team/{upload_id}", upload_id, 5, fragments[upload_id][1], DIGEST)
+
+    with ThreadPoolExecutor(8) as pool:
+        blobs = set(pool.map(finish, uploads))
+    assert len(blobs) == 1
+    blob = store.blob("team/u0", DIGEST)
+    live = fids_of(store.fragments(blob.file_id))
+    assert len(live) == 2
+    assert dead_fids(store) == {fid for pair in fragments.values() for part in pair for fid in fids_of(part)} - live
+    assert repositories(store) == [f"team/{upload_id}" for upload_id in uploads]
+
+
+# -- blobs in one step ------------------------------------------------------------------------------------------------
+
+
+def test_a_blob_can_be_put_in_one_step(store: MetaStore) -> None:
+    fragments = cut(5, 6)
+    blob = store.put_blob(REPO, DIGEST, fragments)
+    assert (blob.digest, blob.size) == (DIGEST, 11)
+    assert store.blob(REPO, DIGEST) == blob
+    assert store.fragments(blob.file_id) == fragments
+    assert store.stat("blobs/sha256/" + DIGEST.partition(":")[2]).size == 11
+
+
+def test_a_repeated_put_keeps_the_chunks_that_it_brought_the_first_time(store: MetaStore) -> None:
+    fragments = cut(5, 6)
+    blob = store.put_blob(REPO, DIGEST, fragments)
+    assert store.put_blob(REPO, DIGEST, fragments) == blob
+    assert store.fragments(blob.file_id) == fragments
+    assert dead_fids(store) == set()
+
+
+def test_a_put_of_what_exists_kills_the_new_chunks_also_when_repeated(store: MetaStore) -> None:
+    blob = store.put_blob("team/base", DIGEST, cut(5))
+    fragments = cut(5)
+    for _ in range(2):
+        assert store.put_blob(REPO, DIGEST, fragments) == blob
+    assert dead_fids(store) == fids_of(fragments)
+    assert store.blob(REPO, DIGEST) == blob
+
+
+def test_repeats_of_one_put_that_run_at_once_lose_no_chunk(store: MetaStore) -> None:
+    fragments = cut(5, 6)
+    with ThreadPoolExecutor(8) as pool:
+        blobs = set(pool.map(lambda _: store.put_blob(REPO, DIGEST, fragments), range(8)))
+    assert len(blobs) == 1
+    assert store.fragments(blobs.pop().file_id) == fragments
+    assert dead_fids(store) == set()
+
+
+def test_a_put_whose_chunks_were_given_up_meanwhile_is_refused(store: MetaStore) -> None:
+    store.put_blob("team/base", DIGEST, cut(5))
+    late = cut(5)
+    store.put_blob(REPO, DIGEST, late)
+    store.delete_blob(REPO, DIGEST)
+    store.delete_blob("team/base", DIGEST)
+    with pytest.raises(FidRangeClosed):
+        store.put_blob(REPO, DIGEST, late)
+    with pytest.raises(BlobUnknown):
+        store.blob(REPO, DIGEST)
+
+
+def test_the_same_content_under_two_algorithms_is_two_blobs(store: MetaStore) -> None:
+    other = "sha512:" + "ab" * 64
+    assert store.put_blob(REPO, DIGEST, cut(5)).file_id != store.put_blob(REPO, other, cut(5)).file_id
+    assert store.stat("blobs/sha512/" + "ab" * 64).size == 5
+
+
+def test_a_blob_is_seen_in_its_repositories_only(store: MetaStore) -> None:
+    store.put_blob(REPO, DIGEST, cut(5))
+    store.put_blob("team", digest_of("other"), cut(5))
+    for repository in ("team", "team/app/sub", "team/ap", "TEAM/APP", "unknown"):
+        with pytest.raises(BlobUnknown):
+            store.blob(repository, DIGEST)
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "sha256", "sha256:", ":aa", "sha256:../../x", "sha256:a/b", "sha256:" + "a" * 300]
+)
+def test_what_is_no_digest_is_refused(store: MetaStore, digest: str) -> None:
+    with pytest.raises(BadRequest):
+        store.put_blob(REPO, digest, cut(5))
+    with pytest.raises(BadRequest):
+        store.blob(REPO, digest)
+
+
+# -- mounts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mount_gives_another_repository_the_same_file(store: MetaStore) -> None:
+    blob = store.put_blob("team/base", DIGEST, cut(5))
+    for _ in range(2):
+        assert store.mount_blob(REPO, DIGEST, "team/base") == blob
+    assert store.mount_blob("third", DIGEST, None) == blob
+    assert store.blob(REPO, DIGEST) == blob
+    assert repositories(store) == [REPO, "team/base", "third"]
+
+
+def test_a_mount_from_where_the_blob_is_not_is_refused_and_makes_nothing(store: MetaStore) -> None:
+    store.put_blob("team/base", DIGEST, cut(5))
+    store.put_blob("team/empty", digest_of("other"), cut(5))
+    for source in ("team/empty", "unknown"):
+        with pytest.raises(BlobUnknown):
+            store.mount_blob(REPO, DIGEST, source)
+    with pytest.raises(BlobUnknown):
+        store.mount_blob(REPO, digest_of("nowhere"), None)
+    assert REPO not in repositories(store)
+
+
+# -- deleting blobs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_blob_goes_with_its_last_repository(store: MetaStore) -> None:
+    fragments = cut(5, 6)
+    blob = store.put_blob("team/base", DIGEST, fragments)
+    store.mount_blob(REPO, DIGEST, "team/base")
+    store.delete_blob("team/base", DIGEST)
+    with pytest.raises(BlobUnknown):
+        store.blob("team/base", DIGEST)
+    assert store.blob(REPO, DIGEST) == blob
+    assert dead_fids(store) == set()
+    store.delete_blob(REPO, DIGEST)
+    with pytest.raises(FileNotFound):
+        store.fragments(blob.file_id)
+    assert dead_fids(store) == fids_of(fragments)
+    with pytest.raises(BlobUnknown):
+        store.mount_blob(REPO, DIGEST, None)
+
+
+def test_deleting_what_is_not_there_is_blob_unknown(store: MetaStore) -> None:
+    store.put_blob("team/base", DIGEST, cut(5))
+    with pytest.raises(BlobUnknown):
+        store.delete_blob(REPO, DIGEST)
+    with pytest.raises(BlobUnknown):
+        store.delete_blob("team/base", digest_of("other"))
+    store.delete_blob("team/base", DIGEST)
+    with pytest.raises(BlobUnknown):
+        store.delete_blob("team/base", DIGEST)
+
+
+def test_a_repository_without_content_is_unknown_again(store: MetaStore) -> None:
+    store.put_blob(REPO, DIGEST, cut(5))
+    assert repositories(store) == [REPO]
+    store.delete_blob(REPO, DIGEST)
+    assert repositories(store) == []
+    with pytest.raises(RepositoryUnknown):
+        store.tags(REPO)
+    store.put_blob(REPO, DIGEST, cut(5))
+    assert repositories(store) == [REPO]
+
+
+def test_the_file_of_a_blob_cannot_be_taken_away_behind_the_catalogue(store: MetaStore) -> None:
+    blob = store.put_blob(REPO, DIGEST, cut(5))
+    path = "blobs/sha256/" + DIGEST.partition(":")[2]
+    with pytest.raises(Conflict):
+        store.delete_file(path)
+    with pytest.raises(Conflict):
+        store.move(path, "elsewhere")
+    assert store.blob(REPO, DIGEST) == blob
+    assert store.stat(path).file_id == blob.file_id
+
+
+def test_pushing_and_deleting_one_blob_at_once_never_leaves_a_name_without_its_file(store: MetaStore) -> None:
+    def work(number: int) -> None:
+        repository = f"team/{number % 2}"
+        for _ in range(8):
+            if number < 3:
+                store.put_blob(repository, DIGEST, cut(5))
+            elif number == 3:
+                try:
+                    store.mount_blob(repository, DIGEST, None)
+                except BlobUnknown:
+                    continue
+            else:
+                try:
+                    store.delete_blob(repository, DIGEST)
+                except BlobUnknown:
+                    continue
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    live = set()
+    for repository in repositories(store):
+        live |= fids_of(store.fragments(store.blob(repository, DIGEST).file_id))
+        assert len(live) == 1
+    assert not live & dead_fids(store)
+    assert len(store.list_files("blobs")) == len(live)
