@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from tests.ports import free_port
 
 CHECKOUT = Path(__file__).parents[2]
 SPEEDY = (sys.executable, "-m", "speedy")
+_FROM_CHECKOUT = {"PYTHONPATH": str(CHECKOUT)}
 
 _READY_S = 60.0
 _STOP_S = 40.0
@@ -49,13 +50,23 @@ def embedded() -> Iterator[Started]:
     """`speedy serve` on an empty directory."""
     directory = scratch_directory("embedded")
     try:
-        port = free_port()
-        argv = [*SPEEDY, "serve", "--data", str(directory / "data"), "--listen", f"127.0.0.1:{port}"]
-        with _running(argv, directory / "log"):
-            wait_ready(f"127.0.0.1:{port}", directory / "log")
-            yield Started("embedded", f"127.0.0.1:{port}")
+        with serving(directory) as address:
+            yield Started("embedded", address)
     finally:
         remove_directory(directory)
+
+
+@contextmanager
+def serving(directory: Path, command: Sequence[str] = SPEEDY, pythonpath: Path | None = CHECKOUT) -> Iterator[str]:
+    """Address of `speedy serve` on directory/data. An installed `command` needs no `pythonpath`."""
+    port = free_port()
+    argv = [*command, "serve", "--data", str(directory / "data"), "--listen", f"127.0.0.1:{port}"]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if pythonpath is not None:
+        env["PYTHONPATH"] = str(pythonpath)
+    with _running(argv, directory / "log", env=env):
+        wait_ready(f"127.0.0.1:{port}", directory / "log")
+        yield f"127.0.0.1:{port}"
 
 
 @contextmanager
@@ -65,14 +76,18 @@ def cluster(database_url: str) -> Iterator[Started]:
     data = str(directory / "data")
     try:
         shape = ["--groups", "2", "--replicas", "3", "--imageservers", "2", "--registries", "2"]
-        run([*SPEEDY, "cluster", "up", "--data", data, "--database", database_url, *shape], timeout_s=_READY_S * 2)
+        run(
+            [*SPEEDY, "cluster", "up", "--data", data, "--database", database_url, *shape],
+            timeout_s=_READY_S * 2,
+            env=_FROM_CHECKOUT,
+        )
         try:
             registries = _registries(data)
             assert len(registries) == 2
             with nginx(directory, registries) as address:
                 yield Started("cluster", address)
         finally:
-            run([*SPEEDY, "cluster", "down", "--data", data], timeout_s=_READY_S * 2)
+            run([*SPEEDY, "cluster", "down", "--data", data], timeout_s=_READY_S * 2, env=_FROM_CHECKOUT)
     finally:
         remove_directory(directory)
 
@@ -115,7 +130,13 @@ def wait_ready(address: str, log: Path) -> None:
 
 
 @contextmanager
-def _running(argv: Sequence[str], log: Path, *, stop: signal.Signals = signal.SIGTERM) -> Iterator[None]:
+def _running(
+    argv: Sequence[str],
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    stop: signal.Signals = signal.SIGTERM,
+) -> Iterator[None]:
     """A server of ours: ends with the test run, also when that is killed."""
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -123,7 +144,7 @@ def _running(argv: Sequence[str], log: Path, *, stop: signal.Signals = signal.SI
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            env=env,
             cwd=log.parent,
         )
     try:
@@ -141,7 +162,5 @@ def _running(argv: Sequence[str], log: Path, *, stop: signal.Signals = signal.SI
 
 def _registries(data: str) -> list[str]:
     """host:port of the cluster's registries, as `speedy cluster status` tells them."""
-    status = json.loads(run([*SPEEDY, "cluster", "status", "--data", data, "--json"]))
-    return [
-        process["url"].removeprefix("http://") for process in status["processes"] if process["room"] == "registry"
-    ]
+    status = json.loads(run([*SPEEDY, "cluster", "status", "--data", data, "--json"], env=_FROM_CHECKOUT))
+    return [process["url"].removeprefix("http://") for process in status["processes"] if process["room"] == "registry"]
