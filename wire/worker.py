@@ -156,6 +156,13 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
             return
         self._await_head(connection)
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """A worker that stops refuses new connections: in the listener's queue they would wait for nobody."""
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                listener.close()
+
     def finish_request(self, conn: RoomConnection, fs: concurrent.futures.Future[Any]) -> None:
         """A thread has done with `conn`: wait for its next request, which may have begun to come already."""
         self.running.pop(conn, None)
@@ -190,9 +197,21 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
             self._drop(self.lingering.popleft())
 
     def _cap_keepalive(self, deadline: float) -> None:
+        """The stop begins: running requests answer `Connection: close`, waiting connections end by `deadline`."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
+        for conn in self.running:
+            request = conn.parser.mesg if conn.parser is not None else None
+            if request is not None:
+                request.force_close()
+        # Who has connected is served; who comes now is refused at once and can turn to another server.
+        for listener in self.sockets:
+            accepted = -1
+            while accepted < self.nr_conns < self.worker_connections:
+                accepted = self.nr_conns
+                self.accept(listener)
+            listener.close()
 
     def _await_head(self, conn: RoomConnection) -> None:
         conn.sock.setblocking(False)
