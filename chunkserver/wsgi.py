@@ -17,7 +17,7 @@ from wire.server import RoomApp, StartRefused
 from wire.settings import ChunkServerSettings, Settings
 
 #: how long a start waits for the process before it to leave the data directory
-LOCK_WAIT_S = 5.0
+LOCK_WAIT_S = 2.0
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
