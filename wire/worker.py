@@ -156,13 +156,6 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
             return
         self._await_head(connection)
 
-    def set_accept_enabled(self, enabled: bool) -> None:
-        """A worker that stops refuses new connections: in the listener's queue they would wait for nobody."""
-        super().set_accept_enabled(enabled)
-        if not self.alive:
-            for listener in self.sockets:
-                listener.close()
-
     def finish_request(self, conn: RoomConnection, fs: concurrent.futures.Future[Any]) -> None:
         """A thread has done with `conn`: wait for its next request, which may have begun to come already."""
         self.running.pop(conn, None)
