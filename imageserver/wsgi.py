@@ -1,0 +1,105 @@
+"""Composition root of an ImageServer process: settings in, a running app out."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+
+from chunkmaster.client import HttpChunkMaster
+from chunkmaster.interface import GroupTable, Member
+from chunkserver.client import HttpChunkStore
+from chunkserver.interface import ChunkStore
+from imageserver.app import Transfer, create_app, transfer_of
+from imageserver.core import ImageLimits, LocalImageStore
+from imageserver.fids import FidLimits
+from imageserver.replica import ReplicaStore
+from imageserver.table import TableLimits
+from wire.auth import ClusterKey
+from wire.errors import NotFound
+from wire.server import RoomApp, StartRefused
+from wire.settings import Settings
+
+#: for an answer of the ChunkMaster; nobody waits for it but the threads that refresh
+MASTER_TIMEOUT_S = 5.0
+
+#: for a ChunkServer's copy of the group table, asked for while no master answers
+TABLE_TIMEOUT_S = 2.0
+
+#: a write's share of the deadline for storing a chunk: with the usual 30 s three groups can be tried
+WRITE_SHARE = 3
+
+TRIM_EVERY_S = 10.0
+BUFFER_IDLE_S = 30.0
+
+
+def build(settings: Settings) -> RoomApp:
+    """To be called in the process that serves, after any fork. Raises StartRefused for settings that do not suffice."""
+    cluster, own = settings.cluster, settings.imageserver
+    if cluster.key_file is None:
+        raise StartRefused("cluster.key_file is not set: `speedy key generate` makes one")
+    if not cluster.masters:
+        raise StartRefused("cluster.masters is not set: an ImageServer needs the URL of at least one ChunkMaster")
+    key = ClusterKey.load(cluster.key_file)
+    write_timeout_s = max(own.replica_timeout_s, own.put_deadline_s / WRITE_SHARE)
+
+    def open_store(member: Member) -> ChunkStore:
+        return ReplicaStore(
+            reads=HttpChunkStore(member.url, key, read_timeout_s=own.replica_timeout_s, attempts_max=1),
+            writes=HttpChunkStore(member.url, key, read_timeout_s=write_timeout_s, attempts_max=1),
+        )
+
+    def ask_member(member: Member) -> GroupTable | None:
+        server = HttpChunkStore(member.url, key, read_timeout_s=TABLE_TIMEOUT_S, attempts_max=1)
+        try:
+            return server.group_table()
+        except NotFound:
+            return None
+        finally:
+            server.close()
+
+    master = HttpChunkMaster(cluster.masters, key, read_timeout_s=MASTER_TIMEOUT_S)
+    store = LocalImageStore(
+        master,
+        open_store,
+        owner=f"{socket.gethostname()[:64]}:{os.getpid()}:{secrets.token_hex(4)}",
+        limits=ImageLimits(
+            write_timeout_s=write_timeout_s,
+            put_deadline_s=own.put_deadline_s,
+            table=TableLimits(refresh_s=own.refresh_s),
+            fids=FidLimits(count=own.fids_reserved),
+        ),
+        state_dir=own.state_dir,
+        ask_member=ask_member,
+    )
+    transfer = transfer_of(settings.registry.chunk_bytes, own.buffer_count)
+    app = create_app(store, key=key, transfer=transfer, counters=store.counters)
+    store.start()
+    trim = _Trim(transfer)
+
+    def close() -> None:
+        trim.close()
+        store.close()
+        master.close()
+
+    return RoomApp(app, close)
+
+
+class _Trim:
+    """Gives the memory of buffers back that nobody has used for a while."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._pools = (transfer.usual, transfer.large)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trim-buffers", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while not self._stop.wait(TRIM_EVERY_S):
+            for pool in self._pools:
+                pool.trim(BUFFER_IDLE_S)
