@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ class Bench:
         return self._start("tests.chunkmaster.rooms:build_master", arguments, self.master_port, ready=True)
 
     def start_server(self, *, ready: bool, server_id: str = "cs-1") -> Server:
-        arguments = {
+        arguments: dict[str, Any] = {
             "data": str(self.place / "data"),
             "masters": [f"http://127.0.0.1:{self.master_port}"],
             "key_file": str(self.place / "key"),
@@ -52,7 +53,7 @@ class Bench:
         }
         return self._start("tests.chunkserver.rooms:build_chunkserver", arguments, self.server_port, ready=ready)
 
-    def _start(self, build: str, arguments: dict[str, object], port: int, *, ready: bool) -> Server:
+    def _start(self, build: str, arguments: dict[str, Any], port: int, *, ready: bool) -> Server:
         server = start(build, arguments, ready=ready, port=port, graceful_timeout_s=5.0)
         self.running.append(server)
         return server
