@@ -108,6 +108,7 @@ def create_app(
         )
     # What never reaches a rule (other paths, odd methods) is answered in the API's form too.
     app.register_error_handler(HTTPException, _error_response)
+    app.after_request(_name_version)
     return app
 
 
@@ -144,7 +145,6 @@ class _Front:
         except Exception as exc:  # noqa: BLE001 -- the edge: whatever went wrong is logged once and answered in the API's form
             _log.exception("defect", exc_info=exc)
             response = self._refuse(InternalError(), route, body)
-        response.headers.add(*_VERSION_HEADER)
         return response
 
     def _run(self, action: _Action, call: Call) -> Response:
@@ -168,6 +168,11 @@ class _Front:
         if isinstance(exc, UploadConflict) and route is not None:
             response.headers.update(uploads.session_headers(route.repository, route.reference, exc.offset))
         return response
+
+
+def _name_version(response: Response) -> Response:
+    response.headers.add(*_VERSION_HEADER)
+    return response
 
 
 def _action(route: Route, method: str) -> _Action:

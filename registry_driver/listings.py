@@ -54,7 +54,8 @@ def list_referrers(registry: Registry, call: Call) -> Response:
     if not is_digest_form(call.reference):
         raise DigestInvalid("referrers are asked for by a digest", digest=printable(call.reference))
     query = call.request.args
-    artifact_type = query.get("artifactType") or None
+    # A bare plus sign in a query means a space, which no media type holds: whoever wrote it meant the plus sign.
+    artifact_type = query.get("artifactType", "").replace(" ", "+") or None
     last, _ = page_query(call, 1)
     headers = {"Content-Type": OCI_INDEX}
     if artifact_type is not None:

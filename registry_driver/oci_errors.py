@@ -117,7 +117,8 @@ def error_answer(exc: BaseException) -> ErrorAnswer:
         return _of_tree(exc)
     if isinstance(exc, HTTPException) and exc.code is not None:
         code = _HTTP_CODES.get(exc.code, "UNSUPPORTED" if exc.code < 500 else "UNKNOWN")
-        return _answer(exc.code, [_entry(code, exc.name, None)], {})
+        headers = {name: value for name, value in exc.get_headers() if name in ("Allow", "Retry-After")}
+        return _answer(exc.code, [_entry(code, exc.name, None)], headers)
     return _answer(500, [_entry("UNKNOWN", "internal error", None)], {})
 
 

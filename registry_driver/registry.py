@@ -25,8 +25,8 @@ from registry_driver.caches import WeighedCache
 from registry_driver.driver import ByteSource, StorageDriver, WriteProgress
 from registry_driver.manifest_document import ManifestDocument, parse_manifest
 from registry_driver.names import DigestInvalid, algorithm_of, is_digest
-from registry_driver.stored_files import ByteStream, StoredFiles
 from registry_driver.recording import BytesSource, Collected, LateSession, SessionRecorder
+from registry_driver.stored_files import ByteStream, StoredFiles
 from wire.errors import (
     BadRequest,
     BlobUnknown,

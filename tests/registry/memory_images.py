@@ -14,8 +14,8 @@ from wire.errors import ChunkNotFound, ChunkUnreadable, StorageFull
 
 
 class MemoryImageStore:
-    """`faults` is a directory; the file `full` in it makes the store full, `full-after` full once it holds as many chunks
-    as it says, `unreadable` lets every read fail. The file `reads` counts chunks that were read."""
+    """`faults` is a directory; the file `full` in it makes the store full, `full-after` full once it holds as many
+    chunks as it says, `unreadable` lets every read fail. It counts in the files `chunks` (held) and `reads`."""
 
     def __init__(self, faults: Path) -> None:
         self._faults = faults
@@ -24,8 +24,8 @@ class MemoryImageStore:
         self._chunks: dict[int, bytes] = {}
 
     def put_chunk(self, payload: Buffer, crc32c: int) -> ChunkRef:
-        self.check()
         with self._lock:
+            self.check()
             fid = next(self._fids)
             self._chunks[fid] = bytes(payload)
             self._tell("chunks", len(self._chunks))

@@ -1,0 +1,144 @@
+"""More clients than a registry lets in: they are told to come again, and health never waits behind them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.registry.client import Client, client_of, faults_directory, read_reply
+from tests.registry.documents import sha256
+from tests.wire.serving import serving, wait_until
+
+CONTENT = os.urandom(32_000_000)
+THREADS = 24
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[Client]:
+    """A registry that serves two uploads and two downloads at a time."""
+    settings = {"chunk_bytes": 256 * 1024, "uploads_max": 2, "downloads_max": 2, "requests_max": 2, "threads": THREADS}
+    with (
+        faults_directory() as directory,
+        serving("tests.registry.served:build", {"directory": str(directory), **settings}, threads=THREADS) as server,
+    ):
+        yield client_of(server, directory)
+
+
+def stalled_upload(client: Client, location: str) -> socket.socket:
+    """A client that announces a body and does not send it."""
+    sock = client.socket()
+    sock.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n".encode())
+    return sock
+
+
+def stalled_download(client: Client, path: str) -> socket.socket:
+    """A client that asks for a blob and does not read it; the server stands in the middle of its answer."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.settimeout(30.0)
+    sock.connect((client.host, client.port))
+    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert sock.recv(12) == b"HTTP/1.1 200"
+    return sock
+
+
+def test_stalled_uploads_hold_up_uploads_only(narrow: Client) -> None:
+    digest = narrow.push("a", b"something to pull")
+    locations = [narrow.open_upload("a") for _ in range(3)]
+    with ExitStack() as held:
+        for location in locations[:2]:
+            held.enter_context(stalled_upload(narrow, location))
+        wait_until(lambda: uploads_in_flight(narrow) == 2, 10.0, "both uploads")
+        replies = [narrow.send("PATCH", locations[2], b"x")]
+        assert (replies[0].status, replies[0].code()) == (503, "TOOMANYREQUESTS")
+        assert int(replies[0].headers["Retry-After"]) > 0
+        # everything else goes on
+        assert narrow.send("GET", "/healthz").status == 200
+        assert narrow.send("GET", f"/v2/a/blobs/{digest}").body == b"something to pull"
+        assert narrow.send("GET", "/v2/_catalog").status == 200
+    wait_until(lambda: narrow.send("PATCH", locations[2], b"x").status == 202, 20.0, "a free place")
+
+
+def uploads_in_flight(client: Client) -> int:
+    """Requests being answered, but for the one that asks."""
+    for line in client.send("GET", "/metrics").body.decode().splitlines():
+        if line.startswith("speedy_requests_in_flight{"):
+            return int(float(line.rpartition(" ")[2])) - 1
+    raise AssertionError("no such metric")
+
+
+def test_readers_that_do_not_read_hold_up_downloads_only(narrow: Client) -> None:
+    path = f"/v2/a/blobs/{narrow.push('a', CONTENT)}"
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(stalled_download(narrow, path))
+        reply = narrow.send("GET", path)
+        assert (reply.status, reply.code()) == (503, "TOOMANYREQUESTS")
+        assert narrow.send("HEAD", path).status == 200
+        assert narrow.send("GET", "/healthz").status == 200
+        narrow.push("a", b"uploads go on")
+    # The slots come back when the readers have gone.
+    wait_until(lambda: narrow.send("GET", path).body == CONTENT, 20.0, "a free place")
+
+
+def test_many_small_requests_at_once_are_all_answered(narrow: Client) -> None:
+    digest = narrow.push("a", b"x")
+    answers: list[int] = []
+
+    def ask() -> None:
+        own = narrow.again()
+        for _ in range(20):
+            answers.append(own.send("HEAD", f"/v2/a/blobs/{digest}").status)
+        own.close()
+
+    askers = [threading.Thread(target=ask) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(60.0)
+    assert len(answers) == 160
+    assert set(answers) <= {200, 503}
+    assert answers.count(200) > 0
+
+
+def test_a_blob_that_is_pushed_by_many_at_once_is_there_once(narrow: Client) -> None:
+    content = os.urandom(1_000_000)
+    digest = sha256(content)
+    statuses: list[int] = []
+
+    def push() -> None:
+        own = narrow.again()
+        for _ in range(50):
+            status = own.send("POST", f"/v2/a/blobs/uploads/?digest={digest}", content).status
+            if status != 503:
+                break
+        statuses.append(status)
+        own.close()
+
+    pushers = [threading.Thread(target=push) for _ in range(4)]
+    for pusher in pushers:
+        pusher.start()
+    for pusher in pushers:
+        pusher.join(60.0)
+    assert statuses == [201] * 4
+    assert narrow.send("GET", f"/v2/a/blobs/{digest}").body == content
+
+
+def test_a_client_that_sends_nothing_is_given_up() -> None:
+    with (
+        faults_directory() as directory,
+        serving("tests.registry.served:build", {"directory": str(directory), "body_idle_s": 0.3}, threads=8) as server,
+    ):
+        client = client_of(server, directory)
+        location = client.open_upload("a")
+        with client.socket() as sock:
+            sock.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc".encode())
+            reply = read_reply(sock)
+        assert (reply.status, reply.headers["Connection"]) == (503, "close")
+        assert client.send("PUT", f"{location}?digest={sha256(b'abc')}", b"abc").status == 201
+        client.close()
