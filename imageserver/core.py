@@ -41,8 +41,9 @@ from wire.errors import (
 
 log = logging.getLogger("speedy.imageserver")
 
-#: pause before groups that were all too busy are tried again
-BUSY_PAUSE_S = 0.1
+#: pauses before groups that were all too busy are tried again: the first one, and what doubling ends at
+BUSY_PAUSE_FIRST_S = 0.1
+BUSY_PAUSE_MAX_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class LocalImageStore:
         self, deadline_s: float, payload: Buffer, length: int, crc32c: int, stragglers: list[Future[None]]
     ) -> ChunkRef:
         failed: dict[int, tuple[Failure, ...]] = {}
+        pause_s = BUSY_PAUSE_FIRST_S
         for _ in range(self._limits.put_attempts_max):
             left_s = deadline_s - self._clock()
             if left_s <= 0:
@@ -140,7 +142,8 @@ class LocalImageStore:
                 if not failed or not _all_busy(failed):
                     raise _outcome(self._table.current(), failed, error) from None
                 # Every group has too much to do just now: that passes, and the caller's chunk is here already.
-                time.sleep(min(BUSY_PAUSE_S, left_s))
+                time.sleep(min(pause_s, left_s))
+                pause_s = min(BUSY_PAUSE_MAX_S, pause_s * 2)
                 failed = {}
                 continue
             fid = self._fids.take(left_s)

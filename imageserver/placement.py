@@ -68,7 +68,7 @@ class Placement:
             self._add_in_flight(group_id, -payload_bytes)
 
     def _draw(self, candidates: _Candidates, payload_bytes: int, tried: Collection[int]) -> Group | None:
-        if not candidates.groups:
+        if len(candidates.groups) <= 1:
             return None
         first: Group | None = None
         for index in self._random.choices(

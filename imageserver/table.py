@@ -60,6 +60,7 @@ class GroupTableCache:
         self._random = Random()  # noqa: S311 - spreads load, keeps no secret
         self._refreshing = threading.Lock()
         self._table: GroupTable | None = None
+        self._by_id: tuple[GroupTable | None, dict[int, Group]] = (None, {})  # worked out once per table
         self._from_master = False
         self._whole_asked_s: float | None = None
         self._members_asked_s: float | None = None
@@ -91,7 +92,12 @@ class GroupTableCache:
         return table
 
     def group(self, group_id: int) -> Group | None:
-        return next((group for group in self.current().groups if group.group_id == group_id), None)
+        table = self.current()
+        known, by_id = self._by_id
+        if known is not table:
+            by_id = {group.group_id: group for group in table.groups}
+            self._by_id = (table, by_id)
+        return by_id.get(group_id)
 
     def refresh(self, *, whole: bool = False) -> None:
         """Ask the master now (while no master answers: the ChunkServers). Failures are remembered, not raised."""
