@@ -65,7 +65,7 @@ files = Table(
 fragments = Table(
     "fragments",
     metadata,
-    Column("file_id", ForeignKey(files.c.file_id), primary_key=True),
+    Column("file_id", BigInteger, ForeignKey(files.c.file_id), primary_key=True),
     Column("offset", BigInteger, primary_key=True),
     Column("length", BigInteger, nullable=False),
     Column("fid", BigInteger, nullable=False, unique=True),  # else deleting one file would take another's bytes
@@ -91,7 +91,7 @@ uploads = Table(
     metadata,
     Column("upload_id", Name, primary_key=True),
     Column("repository", Name, nullable=False),
-    Column("file_id", ForeignKey(files.c.file_id), nullable=False, unique=True),
+    Column("file_id", BigInteger, ForeignKey(files.c.file_id), nullable=False, unique=True),
     Column("digest_state", LargeBinary, nullable=False),
     Column("started_s", Double, nullable=False),
 )
@@ -103,7 +103,7 @@ blobs = Table(
     metadata,
     Column("digest", Name, primary_key=True),
     Column("size", BigInteger, nullable=False),
-    Column("file_id", ForeignKey(files.c.file_id), nullable=False, unique=True),
+    Column("file_id", BigInteger, ForeignKey(files.c.file_id), nullable=False, unique=True),
 )
 
 repository_blobs = Table(
@@ -119,7 +119,7 @@ manifests = Table(
     metadata,
     Column("digest", Name, primary_key=True),
     Column("size", BigInteger, nullable=False),
-    Column("file_id", ForeignKey(files.c.file_id), nullable=False, unique=True),
+    Column("file_id", BigInteger, ForeignKey(files.c.file_id), nullable=False, unique=True),
 )
 
 # The media type is what this repository's client declared: the same bytes may be pushed elsewhere under another.
