@@ -236,14 +236,14 @@ class _ChunkedSource:
     def __init__(self, parsed: Any, reader: Any, sock: socket.socket) -> None:
         self._parsed = parsed
         self._reader = reader
-        self._decoder = ChunkedDecoder(sock, reader.unreader.take_buffered())
+        self._decoder = ChunkedDecoder(sock, reader.req.unreader.take_buffered())
         # Until the end is seen only the decoder knows where the next request begins.
         parsed.failed = True
 
     def readinto(self, view: memoryview) -> int:
         count = self._decoder.readinto(view)
         if self._decoder.ended and self._reader.parser is not None:
-            self._reader.unreader.unread(self._decoder.take_rest())
+            self._reader.req.unreader.unread(self._decoder.take_rest())
             self._reader.parser = None  # gunicorn's word for "consumed"
             self._parsed.failed = False
         return count

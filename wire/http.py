@@ -10,23 +10,17 @@ pool, which is thread-safe.
 
 from __future__ import annotations
 
-import contextvars
 import json as json_format
 import random
 import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPResponse as PlainResponse
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
-from urllib3.exceptions import ReadTimeoutError as BodyTimeout
 
 from wire.auth import ClusterKey
 from wire.context import REQUEST_ID_HEADER, request_id
@@ -42,15 +36,12 @@ from wire.errors import (
     RangeNotSatisfiable,
     SpeedyError,
     StorageFull,
-    TruncatedBody,
     Unauthorized,
     Unavailable,
 )
+from wire.transport import Adapter, Answer, reason, send_timeout_s, sending_timed_out, was_cut
 
 Buffer = bytes | bytearray | memoryview
-
-#: largest JSON answer that is read, bytes
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
@@ -71,9 +62,6 @@ _BY_STATUS: dict[int, type[SpeedyError]] = {
 }
 
 _PATH = re.compile(r"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-F]{2})*")
-
-# Sending has its own limit: urllib3 would send under the connect time-out, one second for a whole chunk.
-_send_timeout_s: contextvars.ContextVar[float] = contextvars.ContextVar("speedy_send_timeout_s", default=30.0)
 
 
 def error_body(error: SpeedyError) -> dict[str, Any]:
@@ -134,7 +122,7 @@ class ServiceClient:
         self.read_timeout_s = read_timeout_s
         self.attempts_max = attempts_max
         self._key = key
-        self._adapter = _Adapter(pool_connections=1, pool_maxsize=pool_max, max_retries=0)
+        self._adapter = Adapter(pool_connections=1, pool_maxsize=pool_max, max_retries=0)
 
     def json(
         self,
@@ -217,7 +205,7 @@ class ServiceClient:
         *,
         attempts_max: int,
         read_timeout_s: float | None,
-    ) -> Iterator[_Answer]:
+    ) -> Iterator[Answer]:
         timeout_s = self.read_timeout_s if read_timeout_s is None else read_timeout_s
         attempt = 0
         while True:
@@ -238,11 +226,11 @@ class ServiceClient:
 
     def _attempt(
         self, method: str, target: str, headers: dict[str, str], payload: Buffer | None, timeout_s: float
-    ) -> _Answer:
+    ) -> Answer:
         """One try, or two when the first met a kept connection that the server had closed."""
         request = self._request(method, target, headers, payload)
         where = f"{method} {self.base_url}{target.partition('?')[0]}"
-        token = _send_timeout_s.set(timeout_s)
+        token = send_timeout_s.set(timeout_s)
         try:
             for last in (False, True):
                 try:
@@ -253,18 +241,19 @@ class ServiceClient:
                 except requests.Timeout as error:
                     raise _TimedOut(f"{where}: no answer within {timeout_s:g} s") from error
                 except requests.ConnectionError as error:
-                    if _sending_timed_out(error):
+                    if sending_timed_out(error):
                         raise _TimedOut(f"{where}: the body was not taken within {timeout_s:g} s") from error
-                    if last or not _was_cut(error):
-                        raise Unavailable(f"{where}: {_reason(error)}") from error
+                    if last or not was_cut(error):
+                        raise Unavailable(f"{where}: {reason(error)}") from error
                 except (requests.RequestException, HTTPError) as error:
-                    raise Unavailable(f"{where}: {_reason(error)}") from error
+                    raise Unavailable(f"{where}: {reason(error)}") from error
         finally:
-            _send_timeout_s.reset(token)
-        answer = _Answer(where, response, timeout_s)
+            send_timeout_s.reset(token)
+        answer = Answer(where, response, timeout_s)
         if response.status_code >= 300:
             try:
-                answer.raise_error()
+                raise_for(answer.status, answer.headers, answer.body())
+                raise Unavailable(f"{where}: unexpected status {answer.status}")
             finally:
                 answer.close()
         return answer
@@ -292,108 +281,8 @@ class ServiceClient:
         return request
 
 
-class _Answer:
-    """An answer whose body is still on the connection."""
-
-    def __init__(self, where: str, response: requests.Response, timeout_s: float) -> None:
-        self.where = where
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
-        self._response = response
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-
-    def json(self) -> Any:
-        body = self._body()
-        if not body:
-            return None
-        try:
-            return json_format.loads(body)
-        except ValueError as error:
-            raise Unavailable(f"{self.where}: the answer is not JSON") from error
-
-    def raise_error(self) -> NoReturn:
-        raise_for(self._response.status_code, self.headers, self._body())
-        raise Unavailable(f"{self.where}: unexpected status {self._response.status_code}")
-
-    def fill(self, view: memoryview) -> None:
-        announced = self.headers.get("content-length", "")
-        if announced != str(len(view)):
-            raise TruncatedBody(
-                f"{self.where}: {announced or 'an unknown number of'} bytes where {len(view)} were asked for",
-                received=0,
-                announced=len(view),
-            )
-        # The plain response below urllib3's: its readinto() receives into our memory, urllib3's own copies.
-        plain = self._response.raw._original_response
-        assert isinstance(plain, PlainResponse)
-        filled = 0
-        try:
-            while filled < len(view):
-                count = plain.readinto(view[filled:])
-                if count == 0:
-                    break
-                filled += count
-                self._check_deadline()
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"{self.where}: silent for {self._timeout_s:g} s in the answer") from error
-        except OSError as error:
-            raise Unavailable(f"{self.where}: {_reason(error)} after {filled} bytes") from error
-        if filled < len(view):
-            raise TruncatedBody(
-                f"{self.where}: the answer ended after {filled} of {len(view)} bytes",
-                received=filled,
-                announced=len(view),
-            )
-
-    def close(self) -> None:
-        """Give the connection back if the answer was read to its end, else close it."""
-        raw = self._response.raw
-        plain = raw._original_response
-        if not (plain is None or plain.isclosed()):
-            raw.close()
-        raw.release_conn()
-
-    def _body(self) -> bytes:
-        parts: list[bytes] = []
-        total = 0
-        try:
-            while part := self._response.raw.read(1 << 20, decode_content=False):
-                total += len(part)
-                if total > ANSWER_BYTES_MAX:
-                    raise Unavailable(f"{self.where}: an answer of more than {ANSWER_BYTES_MAX} bytes")
-                parts.append(part)
-                self._check_deadline()
-        except (BodyTimeout, TimeoutError) as error:
-            raise DeadlineExceeded(f"{self.where}: silent for {self._timeout_s:g} s in the answer") from error
-        except (HTTPError, OSError) as error:
-            raise Unavailable(f"{self.where}: {_reason(error)} in the answer") from error
-        return b"".join(parts)
-
-    def _check_deadline(self) -> None:
-        if time.monotonic() > self._deadline:
-            raise DeadlineExceeded(f"{self.where}: the answer took more than {self._timeout_s:g} s")
-
-
-class _TimedOut(Exception):  # never leaves this module
-    pass
-
-
-class _Connection(HTTPConnection):
-    def send(self, data: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        self.sock.settimeout(_send_timeout_s.get())
-        super().send(data)
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **pool_kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool}
+class _TimedOut(Exception):
+    """This side's time is used up: not tried again."""
 
 
 def _told(body: bytes) -> dict[str, Any]:
@@ -420,36 +309,3 @@ def _pause_s(attempt: int, error: SpeedyError) -> float:
         wanted = max(wanted, error.retry_after_s)
     # Jitter: callers that failed together must not come back together.
     return min(wanted, BACKOFF_MAX_S) * random.uniform(0.5, 1.0)  # noqa: S311
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything it wraps; requests and urllib3 nest through args, `reason` and the exception chain."""
-    waiting = [error]
-    seen: set[int] = set()
-    while waiting:
-        inner = waiting.pop()
-        if id(inner) in seen:
-            continue
-        seen.add(id(inner))
-        yield inner
-        wrapped = (inner.__cause__, inner.__context__, getattr(inner, "reason", None), *inner.args)
-        waiting += [each for each in wrapped if isinstance(each, BaseException)]
-
-
-def _was_cut(error: BaseException) -> bool:
-    """The connection was there and ended before an answer (so: perhaps a kept one that had gone stale)."""
-    return any(
-        isinstance(each, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)) for each in _causes(error)
-    )
-
-
-def _sending_timed_out(error: BaseException) -> bool:
-    return any(isinstance(each, TimeoutError) for each in _causes(error))
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost system error in words; the libraries' own texts hold object addresses."""
-    for each in _causes(error):
-        if isinstance(each, OSError) and each.strerror and not isinstance(each, requests.RequestException):
-            return each.strerror
-    return "the connection ended before the answer" if _was_cut(error) else type(error).__name__

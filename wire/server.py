@@ -165,7 +165,7 @@ class _RoomApplication(BaseApplication):  # type: ignore[misc]
         try:
             self.room = self._build()
         except (SpeedyError, OSError, ValueError, StartRefused) as error:
-            log.error("cannot start: %s", error)
+            log.error("cannot start: %s", error, exc_info=log.isEnabledFor(logging.DEBUG))
             sys.exit(EXIT_BUILD_FAILED)
         except Exception:
             log.exception("cannot start")

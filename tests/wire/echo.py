@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from flask import Response, jsonify, request
@@ -122,6 +123,7 @@ def build(*, key: bool = False, idle_timeout_s: float = 60.0, closed_path: str =
     return RoomApp(app, close)
 
 
+@cache
 def pattern(size: int) -> bytes:
     """`size` bytes in which every 8-byte word tells its place."""
     return b"".join(i.to_bytes(8, "little") for i in range(-(-size // 8)))[:size]

@@ -3,8 +3,8 @@
     with serving("tests.wire.echo:build") as server:
         client = ServiceClient(server.url, KEY)
 
-A server is named by "module:function" (a build() for wire.server.serve, given `arguments` as JSON), because it is built in another
-process. It is ready when /readyz answers 200. Its log goes to a file that is shown when it does not start.
+A server is named by "module:function" (a build() for wire.server.serve, given `arguments` as JSON), because it is built
+in another process. It is ready when /readyz answers 200. Its log goes to a file that is shown when it does not start.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Server:
 
 @contextmanager
 def serving(build: str, arguments: dict[str, Any] | None = None, **options: Any) -> Iterator[Server]:
-    """Run `build` ("module:function") until the block ends. `options` go to wire.server.serve (threads, head_timeout_s, ...)."""
+    """Run `build` ("module:function") until the block ends. `options` go to wire.server.serve (threads, ...)."""
     server = start(build, arguments, **options)
     try:
         yield server

@@ -1,0 +1,140 @@
+"""What clients may do to a server without hurting others: stalls, floods, nonsense."""
+
+import socket
+import time
+
+import pytest
+
+from tests.wire.raw import GET_WHO, RawConnection, head
+from tests.wire.serving import Server
+
+
+@pytest.mark.parametrize("sent", [b"G", b"GET /who HTTP/1.1\r\nHo", b"GET /who HTTP/1.1\r\nHost: a\r\n"])
+def test_a_half_sent_head_is_answered_408_after_its_deadline(hasty_server: Server, sent: bytes) -> None:
+    with RawConnection(hasty_server.port) as raw:
+        started = time.monotonic()
+        told = raw.ask(sent)
+        assert told.status == 408
+        assert told.json["errors"][0]["code"] == "UNSUPPORTED"
+        assert 0.9 < time.monotonic() - started < 5
+        assert raw.is_closed_by_server()
+
+
+def test_a_head_that_trickles_does_not_outlive_its_deadline(hasty_server: Server) -> None:
+    with RawConnection(hasty_server.port, timeout_s=0.1) as raw:
+        started = time.monotonic()
+        answered = b""
+        for byte in head("GET", "/who", *(f"X-{i}: y" for i in range(200))):
+            raw.send(bytes([byte]))
+            try:
+                answered = raw.sock.recv(100)
+                break
+            except TimeoutError:
+                assert time.monotonic() - started < 5
+        assert b" 408 " in answered
+
+
+def test_half_sent_heads_and_idle_connections_hold_no_thread(hasty_server: Server) -> None:
+    # Two threads; forty connections that would each hold one.
+    held = [RawConnection(hasty_server.port) for _ in range(40)]
+    try:
+        for raw in held[:20]:
+            raw.send(b"GET /who HTTP/1.1\r\nHost:")
+        started = time.monotonic()
+        assert hasty_server.get("/healthz")[0] == 200
+        assert time.monotonic() - started < 0.8
+    finally:
+        for raw in held:
+            raw.sock.close()
+
+
+def test_a_client_that_keeps_its_side_open_does_not_stop_the_others(server: Server) -> None:
+    """gunicorn would wait up to 2 s for the peer in its main loop, for each connection it closes."""
+    held = [RawConnection(server.port) for _ in range(10)]
+    try:
+        for raw in held:
+            assert raw.ask(head("GET", "/who", "Connection: close")).status == 200
+        started = time.monotonic()
+        assert server.get("/healthz")[0] == 200
+        assert time.monotonic() - started < 1.0
+    finally:
+        for raw in held:
+            raw.sock.close()
+
+
+def test_a_reader_that_stalls_is_given_up(hasty_server: Server) -> None:
+    held = [RawConnection(hasty_server.port) for _ in range(2)]
+    try:
+        for raw in held:
+            raw.send(head("GET", "/bytes/200000000"))
+        started = time.monotonic()
+        assert hasty_server.get("/healthz")[0] == 200
+        assert 0.1 < time.monotonic() - started < 10, "both threads were held, and came free"
+    finally:
+        for raw in held:
+            raw.sock.close()
+
+
+REFUSED = {
+    "no http": (b"nonsense\r\n\r\n", 400),
+    "bare line feeds": (b"GET /who HTTP/1.1\nHost: a\n\n", 400),
+    "bare line feed at once": (b"GET /who HTTP/1.1\n", 400),
+    "version": (b"GET /who HTTP/3.0\r\n\r\n", 400),
+    "method": (b"get /who HTTP/1.1\r\n\r\n", 400),
+    "control character": (head("GET", "/who", "X: a\x00b"), 400),
+    "blank in the target": (b"GET /a b HTTP/1.1\r\n\r\n", 400),
+    "folded header": (b"GET /who HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400),
+    "two hosts": (head("GET", "/who", "Host: other"), 400),
+    "transfer coding": (head("PUT", "/body", "Transfer-Encoding: x-strange"), 501),
+    "expectation": (head("PUT", "/body", "Expect: wonders"), 417),
+    "long target": (head("GET", "/" + "x" * 9000), 414),
+    "endless target": (b"GET /" + b"x" * 70_000, 414),
+    "one long header": (head("GET", "/who", "X: " + "y" * 40_000), 431),
+    "many headers": (head("GET", "/who", *(f"X-{i}: y" for i in range(150))), 431),
+    "endless headers": (b"GET /who HTTP/1.1\r\n" + b"X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n" * 2000, 431),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_parsers_refusals_are_json_and_end_the_connection(raw: RawConnection, name: str) -> None:
+    request, status = REFUSED[name]
+    told = raw.ask(request)
+    assert told.status == status
+    assert told.headers["content-type"] == "application/json"
+    assert told.headers["connection"] == "close"
+    (error,) = told.json["errors"]
+    assert set(error) == {"code", "message", "detail"}
+    assert error["code"] == "UNSUPPORTED"
+    assert raw.is_closed_by_server()
+
+
+def test_a_large_but_allowed_head_is_served(raw: RawConnection) -> None:
+    assert raw.ask(head("GET", "/who", "X: " + "y" * 30_000, "Z: " + "y" * 25_000)).status == 200
+
+
+def test_a_head_in_pieces_and_several_at_once_are_served(raw: RawConnection) -> None:
+    raw.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in GET_WHO:
+        raw.send(bytes([byte]))
+    assert raw.answer().status == 200
+    raw.send(GET_WHO * 5 + GET_WHO[:10])
+    assert [raw.answer().status for _ in range(5)] == [200] * 5
+    raw.send(GET_WHO[10:])
+    assert raw.answer().status == 200
+
+
+def test_many_connections_at_once_are_all_served(server: Server) -> None:
+    connections = [RawConnection(server.port) for _ in range(150)]
+    try:
+        for _ in range(2):
+            for raw in connections:
+                raw.send(GET_WHO)
+            assert [raw.answer().status for raw in connections] == [200] * len(connections)
+    finally:
+        for raw in connections:
+            raw.sock.close()
+
+
+def test_a_client_may_not_name_the_apps_path(raw: RawConnection) -> None:
+    told = raw.ask(head("GET", "/who", "SCRIPT_NAME: /who", "PATH_INFO: /healthz"))
+    assert "pid" in told.json
