@@ -13,9 +13,13 @@ from wire.errors import BadRequest
 
 
 def decode(
-    wire: bytes, *, buffered: int = 0, buffer_bytes: int = 1 << 20, send_bytes: int = 1 << 16
+    wire: bytes,
+    *,
+    buffered: int = 0,
+    buffer_bytes: int = 1 << 20,
+    send_bytes: int = 1 << 16,
 ) -> tuple[bytes, bytes]:
-    """Payload of `wire`, and what stood behind the body. The first `buffered` bytes were read with the request's head."""
+    """Payload of `wire`, and what stood behind the body. `buffered` bytes were read with the request's head."""
     ours, theirs = socket.socketpair()
     ours.settimeout(20)
 
