@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, event, select, text
 
 from metaserver.core import LocalMetaStore
 from metaserver.interface import MetaStore
@@ -208,3 +208,13 @@ def test_a_fragment_that_is_dead_and_live_at_once_is_not_given_to_the_reclaimer(
     values = {"fid": fragment.fid, "offset": 0, "length": 5, "group_id": 1, "crc32c": 0, "dead_s": 0.0}
     run_transaction(local_store.engine, lambda c: c.execute(dead_fragments.insert(), values) and None)
     assert store.dead_fragments(0.0) == []
+
+
+def test_a_repeated_put_never_marks_its_own_live_chunks_dead(local_store: Opened) -> None:
+    store = local_store.store
+    fragments, again = cut(5, 6), cut(5, 6)
+    store.put_blob(REPO, BLOB, fragments)
+    for repeated in (fragments, again, again):
+        store.put_blob(REPO, BLOB, repeated)
+    rows = run_transaction(local_store.engine, lambda c: set(c.scalars(select(dead_fragments.c.fid))), read_only=True)
+    assert rows == fids_of(again)
