@@ -113,8 +113,8 @@ class EngineOptions:
     """How a store is opened. Sizes in bytes, times in seconds.
 
     ``cluster_id`` is a UUID; a directory of another cluster is refused. ``reserve_bytes`` None means the larger of 1 %
-    of the file system and two volumes. ``create`` False refuses a directory without a store, so that a disk which is not
-    mounted is noticed. ``sync`` False acknowledges before the bytes are durable.
+    of the file system and two volumes. ``create`` False refuses a directory without a store: a disk that is not mounted
+    is noticed. ``sync`` False acknowledges before the bytes are durable.
     """
 
     cluster_id: str

@@ -201,9 +201,7 @@ static void queue_punches(struct volume *volume, const struct delete_set *delete
             needle_footprint(record->payload_length, record->header_length) > volume->tail - record->offset)
             continue;
         struct punch punch = {record->offset, record->delete_seq, record->header_length, record->payload_length};
-        bool changed = volume->changed;
         volume_bury(volume, &punch);
-        volume->changed = changed || volume->changed;
     }
 }
 
@@ -275,16 +273,19 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
     struct volume *volume = volume_new(store->io, store->directory, id);
     if (volume == NULL)
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a volume");
-    if (volume_open(volume, &store->identity, &short_file, error) != ENGINE_OK) {
-        store->volumes_unreadable++;
-        volume_free(volume);
-        return ENGINE_OK;
-    }
-    int status = volumes_add(store, volume, error);
+    int status = volume_open(volume, &store->identity, &short_file, error);
+    if (status == ENGINE_OK)
+        status = delete_log_load(volume, &deleted, error);
+    if (status == ENGINE_OK)
+        status = volumes_add(store, volume, error);
     if (status != ENGINE_OK) {
+        /* Without its delete log a volume would bring deleted chunks back: rather none of it until the next open. */
+        delete_set_free(&deleted);
         volume_free(volume);
-        return status;
+        store->volumes_unreadable++;
+        return status == ENGINE_NO_MEMORY ? status : ENGINE_OK;
     }
+    store->damaged_records += deleted.damaged_records;
     if (row == NULL) {
         /* Made just before a crash, or its record was damaged: nothing distinguishes the two, and both are welcome. */
         struct manifest_volume adopted = {.id = id, .size = volume->size};
@@ -302,11 +303,6 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
         volume->state = VOLUME_SEALED;
     }
     volume->fid_max = row != NULL ? row->fid_max : 0;
-    if (delete_log_load(volume, &deleted, error) == ENGINE_NO_MEMORY) {
-        delete_set_free(&deleted);
-        return ENGINE_NO_MEMORY;
-    }
-    store->damaged_records += deleted.damaged_records;
     status = read_needles(store, volume, row, short_file, &deleted, losers, error);
     if (status == ENGINE_OK)
         queue_punches(volume, &deleted);
