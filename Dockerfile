@@ -37,7 +37,8 @@ RUN apt-get update \
  && groupadd --gid 10001 speedy \
  && useradd --uid 10001 --gid speedy --no-create-home --home-dir /var/lib/speedy --shell /usr/sbin/nologin speedy \
  && install -d -o speedy -g speedy -m 0700 /var/lib/speedy \
- && install -d -o speedy -g speedy -m 0755 /run/speedy /run/speedy/cluster /run/speedy/database
+ && install -d -o speedy -g speedy -m 0755 /run/speedy \
+        /run/speedy/cluster /run/speedy/database /run/speedy/database-client
 COPY --from=build /opt/speedy /opt/speedy
 COPY deploy/make-secrets.sh /usr/local/bin/make-secrets
 COPY deploy/healthcheck.py /usr/local/lib/speedy/healthcheck.py
@@ -48,7 +49,7 @@ ENV PATH=/opt/speedy/bin:/usr/local/bin:/usr/bin:/bin \
 USER speedy
 WORKDIR /var/lib/speedy
 EXPOSE 5000
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
+HEALTHCHECK --interval=3s --timeout=5s --start-period=60s --retries=10 \
     CMD ["python3", "-I", "/usr/local/lib/speedy/healthcheck.py", "http://127.0.0.1:5000/readyz"]
 ENTRYPOINT ["speedy"]
 CMD ["serve"]

@@ -2,15 +2,16 @@
 # Makes the secrets of a cluster where they do not exist yet: run once, before everything else, with the volumes mounted.
 #
 #   CLUSTER_DIR/cluster.key      what the rooms prove to each other that they belong together with
-#   CLUSTER_DIR/pgpass           the database's password in libpq's form
-#   DATABASE_DIR/password        the same password for the database server, on a volume that only it sees
+#   DATABASE_DIR/password        the database's password, on a volume that only the database server sees
+#   CLIENT_DIR/pgpass            the same in libpq's form, on a volume for the rooms that use the database
 #
 # What is there stays: a new key would part the rooms, a new password would lock them out of the old database.
 set -eu
 
 cluster_dir=$1
 database_dir=$2
-user=$3
+client_dir=$3
+user=$4
 
 umask 077
 if [ ! -s "$cluster_dir/cluster.key" ]; then
@@ -23,5 +24,5 @@ if [ ! -s "$database_dir/password" ]; then
     mv "$database_dir/password.part" "$database_dir/password"
 fi
 # Written every time: cheap, and right also when only one of the two volumes was lost.
-printf '*:*:*:%s:%s\n' "$user" "$(cat "$database_dir/password")" >"$cluster_dir/pgpass.part"
-mv "$cluster_dir/pgpass.part" "$cluster_dir/pgpass"
+printf '*:*:*:%s:%s\n' "$user" "$(cat "$database_dir/password")" >"$client_dir/pgpass.part"
+mv "$client_dir/pgpass.part" "$client_dir/pgpass"
