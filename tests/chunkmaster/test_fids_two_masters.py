@@ -42,17 +42,24 @@ def migrate(address: str) -> None:
     engine.dispose()
 
 
-def start_master(url: str, ledger: Path, reservations: int) -> subprocess.Popen[bytes]:
-    """Another process with a master of its own, reserving from 4 threads; the ledger gets a line per answer."""
+def start_master(url: str, ledger: Path, reservations: int, *together: Path) -> subprocess.Popen[bytes]:
+    """Another process with a master of its own, reserving from 4 threads; the ledger gets a line per answer.
+
+    It begins when the masters of the ledgers `together` are there.
+    """
+    arguments = [url, str(ledger), str(reservations), *(str(path) for path in together)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.chunkmaster.test_fids_two_masters", url, str(ledger), str(reservations)],
+        [sys.executable, "-m", "tests.chunkmaster.test_fids_two_masters", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 
-def main(url: str, ledger: str, reservations: str) -> None:
+def main(url: str, ledger: str, reservations: str, *together: str) -> None:
     master = LocalChunkMaster(create_engine(url))
+    # Each says that it is here and waits for all: a process takes longer to start than to reserve.
+    Path(f"{ledger}.ready").touch()
+    wait_until(lambda: all(Path(f"{name}.ready").exists() for name in together), 60, "the other masters")
     # One short write(2) per line: whole also when the process is killed.
     fd = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -78,7 +85,7 @@ def assert_never_twice(rows: list[tuple[int, int, int]]) -> None:
 
 def test_two_processes_on_one_database_never_get_the_same_fid(url: str, tmp_path: Path) -> None:
     ledgers = [tmp_path / "one", tmp_path / "two"]
-    processes = [start_master(url, ledger, 150) for ledger in ledgers]
+    processes = [start_master(url, ledger, 150, *ledgers) for ledger in ledgers]
     for process in processes:
         assert process.wait(60) == 0
     rows = ledger_of(*ledgers)
@@ -92,7 +99,7 @@ def test_two_processes_on_one_database_never_get_the_same_fid(url: str, tmp_path
 
 def test_masters_killed_in_the_middle_leave_no_fid_to_be_given_again(url: str, tmp_path: Path) -> None:
     ledgers: list[Path] = []
-    for number in range(4):
+    for number in range(3):
         ledger = tmp_path / f"ledger-{number}"
         ledgers.append(ledger)
         process = start_master(url, ledger, 100_000)

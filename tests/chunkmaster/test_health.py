@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event
 
-from chunkmaster import migrations
+from chunkmaster import migrations, table
 from chunkmaster.core import LocalChunkMaster
 from chunkmaster.interface import MemberState
 from tests.contracts.test_chunk_master import GIB, beat, member_of, table_of
@@ -169,6 +170,16 @@ def test_two_masters_on_one_database_show_the_same(engine: Engine, clock: Clock)
     clock.now_s += 1.0
     assert states(one, ONE, TWO) == states(two, ONE, TWO) == ["rw", "down"]
     assert table_of(one).version == table_of(two).version == settled + 1, "one change is written once"
+
+
+def test_a_state_that_another_master_has_written_is_no_new_version(engine: Engine, clock: Clock) -> None:
+    new_master(engine, clock).add_group((ONE,))
+    judged = [replace(table.load(engine).members[ONE[0]], state="rw", total_bytes=GIB)]
+    table.write_members(engine, judged)
+    written = table.load(engine)
+    assert written.members[ONE[0]] == judged[0]
+    table.write_members(engine, judged)
+    assert table.load(engine).version == written.version
 
 
 def test_a_server_that_another_master_added_is_known_at_its_first_heartbeat(engine: Engine, clock: Clock) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from native.engine import crc32c
 from tests.chunkmaster.rooms import KEY
 from tests.wire.serving import Server, serving
 from wire.auth import ClusterKey
-from wire.errors import ChunkNotFound, Unauthorized
+from wire.errors import ChunkNotFound, ChunkUnreadable, Unauthorized
 
 PAYLOAD = bytes(range(256)) * 40
 FID = 7
@@ -260,3 +262,32 @@ def test_the_client_raises_what_the_server_refuses(server: Server) -> None:
     with pytest.raises(Unauthorized):
         stranger.read_into(FID, 0, bytearray(1))
     stranger.close()
+
+
+class _Corrupting(BaseHTTPRequestHandler):
+    """A way to the server on which a bit flips: the checksum is that of what was sent, the bytes are not."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = PAYLOAD[:100]
+        self.send_response(206)
+        self.send_header("Content-Length", "100")
+        self.send_header("Speedy-Crc32c", f"{crc32c(body):08x}")
+        self.end_headers()
+        self.wfile.write(bytes([body[0] ^ 4]) + body[1:])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_bytes_that_change_on_the_way_are_not_taken() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Corrupting) as way:
+        thread = threading.Thread(target=way.serve_forever, args=(0.02,))
+        thread.start()
+        client = HttpChunkStore(f"http://127.0.0.1:{way.server_port}", KEY)
+        with pytest.raises(ChunkUnreadable):
+            client.read_into(FID, 0, bytearray(100))
+        client.close()
+        way.shutdown()
+        thread.join(10)
