@@ -70,7 +70,8 @@ class LocalCluster:
             self._report(
                 f"started {len(started)} of {len(plan.processes)} processes" if started else "all processes run"
             )
-            self._wait_ready(plan.of("chunkmaster"), deadline_s)
+            # A group takes part as soon as it is added: its members come first.
+            self._wait_ready((*plan.of("chunkmaster"), *plan.of("chunkserver")), deadline_s)
             self._add_groups(plan)
             self._wait_ready(plan.processes, deadline_s)
         return plan
@@ -126,6 +127,16 @@ class LocalCluster:
         """The running process `name`, None when it does not run."""
         identity = read_pid_file(self.directory / "run" / f"{name}.json")
         return identity if is_alive(identity) else None
+
+    def start(self, *names: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Start these processes alone, unless they run, and wait until they are ready. Raises ClusterFailed."""
+        plan = self.plan()
+        processes = [process for process in plan.processes if process.name in names]
+        assert len(processes) == len(names), f"{names}: the plan has {[process.name for process in plan.processes]}"
+        with self._alone():
+            for process in processes:
+                self._start(process)
+        self._wait_ready(processes, time.monotonic() + timeout_s)
 
     def log_file(self, name: str) -> Path:
         return self.directory / "logs" / f"{name}.log"
