@@ -213,23 +213,31 @@ class StreamWriter:
 
     # -- waiting and recording -------------------------------------------------------------------------------------
     def _wait_for_chunks(self, unfinished_max: int) -> None:
-        """Return when at most so many chunks are unfinished; raise the first failure of any chunk."""
+        """Return when at most so many chunks are unfinished and not too much waits behind the first one of them; raise
+        the first failure of any chunk."""
         give_up_s = time.monotonic() + self._limits.chunk_wait_s
         before = self._unfinished
         while True:
             with self._changed:
-                if self._failure is None and self._unfinished > unfinished_max:
+                if self._failure is None and (self._unfinished > unfinished_max or self._too_far_ahead()):
                     self._changed.wait(max(0.0, min(self._limits.record_s, give_up_s - time.monotonic())))
                 unfinished = self._unfinished
             if self._failure is not None:
                 raise self._failure
-            if unfinished <= unfinished_max:
+            self._collect()
+            if unfinished <= unfinished_max and not self._too_far_ahead():
                 return
             self._record_if_due()
             if unfinished < before:
                 give_up_s, before = time.monotonic() + self._limits.chunk_wait_s, unfinished
             elif time.monotonic() >= give_up_s:
                 raise DeadlineExceeded(f"{unfinished} chunks were not stored within {self._limits.chunk_wait_s:g} s")
+
+    def _too_far_ahead(self) -> bool:
+        """One slow chunk must not let the rest run away: what is not recorded is sent again after a crash, and that is
+        at most the recording interval and the window."""
+        ahead_max_bytes = self._limits.record_bytes + self._limits.write_window * self._limits.chunk_bytes
+        return bool(self._in_flight) and self._offset - self._durable >= ahead_max_bytes
 
     def _record_if_due(self) -> None:
         if self._in_flight:

@@ -14,7 +14,7 @@ from imageserver.client import ClientLimits, HttpImageStore
 from native.engine import crc32c
 from tests.imageserver.cluster import memory_cluster
 from tests.imageserver.http import KEY, listening
-from wire.errors import ChecksumMismatch, Overloaded, RangeNotSatisfiable, Unauthorized, Unavailable
+from wire.errors import ChecksumMismatch, ChunkUnreadable, Overloaded, RangeNotSatisfiable, Unauthorized, Unavailable
 
 PAYLOAD = b"payload" * 1000
 
@@ -112,6 +112,37 @@ def test_bytes_damaged_between_client_and_server_are_sent_again_to_another_serve
         with pytest.raises(ChecksumMismatch):
             images.put_chunk(PAYLOAD, crc32c(PAYLOAD) ^ 1)
         assert len(calls) == 3  # the caller's own fault is asked about once
+        images.close()
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, len(PAYLOAD)), (100, 500)])
+def test_bytes_damaged_between_server_and_client_are_asked_for_again_and_never_given_out(
+    offset: int, length: int
+) -> None:
+    store = memory_cluster().image_store()
+    damaged: list[str] = []
+    times = 1
+    with listening(store) as first, listening(store) as second:
+        images = HttpImageStore([first, second], KEY)
+        ref = images.put_chunk(PAYLOAD, crc32c(PAYLOAD))
+        for server in images._servers:
+            read_into = server.read_into
+
+            def damage(path, buffer, read_into=read_into, **options):  # type: ignore[no-untyped-def]
+                told = read_into(path, buffer, **options)
+                if len(damaged) < times:
+                    damaged.append(path)
+                    buffer[7] ^= 1
+                return told
+
+            server.read_into = damage  # type: ignore[method-assign]
+        buffer = bytearray(length)
+        images.read_chunk_into(ref, offset, buffer)
+        assert bytes(buffer) == PAYLOAD[offset : offset + length]
+        assert len(damaged) == 1
+        times = 100
+        with pytest.raises(ChunkUnreadable):
+            images.read_chunk_into(ref, offset, buffer)
         images.close()
 
 

@@ -295,6 +295,22 @@ def test_a_fid_that_holds_other_bytes_is_left_alone_and_its_range_is_given_up() 
         assert bytes(buffer) == other
 
 
+def test_what_lies_under_a_fid_that_is_in_use_is_kept_even_where_the_bytes_are_the_same() -> None:
+    cluster = memory_cluster()
+    first, second, third = cluster.group_stores(1)
+    for store in (first, second):
+        store.inner.put(1, PAYLOAD, crc32c(PAYLOAD))  # there the write looks like a replay, and succeeds
+    third.inner.put(1, b"other", crc32c(b"other"))
+    images = cluster.image_store(ImageLimits(threads_max=1))  # copies are taken back one after the other
+    with pytest.raises(NoGroupAvailable):
+        put(images)
+    third.put_error = Unavailable("gone")
+    with pytest.raises(NoGroupAvailable):
+        put(images)
+    wait_until(lambda: cluster.all_fids() == {1})  # the second write's copies are, so the first one's would be
+    assert len(cluster.copies(1)) == 3
+
+
 def test_deletes_reach_every_member_and_tell_what_is_left() -> None:
     cluster = memory_cluster(groups=2)
     images = cluster.image_store()
