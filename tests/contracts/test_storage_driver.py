@@ -26,6 +26,7 @@ from wire.errors import (
     ChunkNotFound,
     ChunkUnreadable,
     NoGroupAvailable,
+    Overloaded,
     RangeNotSatisfiable,
     TruncatedBody,
     Unavailable,
@@ -360,6 +361,20 @@ def test_memory_stays_within_the_pool_with_fifty_streams_at_once(setup: Setup) -
 def test_the_smallest_pools_do_not_deadlock_streams_in_both_directions(setup: Setup, buffers: int) -> None:
     setup.pool = BufferPool(CHUNK, buffers)
     test_memory_stays_within_the_pool_with_fifty_streams_at_once(setup)
+    assert setup.pool.in_use == 0
+
+
+def test_a_stream_goes_on_without_reading_ahead_when_others_take_every_buffer_that_comes_free(setup: Setup) -> None:
+    class Contended(BufferPool):
+        def acquire(self, timeout_s: float) -> memoryview:
+            if timeout_s == 0.0:
+                raise Overloaded("somebody was faster")
+            return super().acquire(timeout_s)
+
+    data = some_bytes(5 * CHUNK)
+    fragments = write(setup.driver(), data)
+    setup.pool = Contended(CHUNK, 16)
+    assert read(setup.driver(), fragments, 0, len(data)) == data
     assert setup.pool.in_use == 0
 
 
