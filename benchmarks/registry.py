@@ -4,9 +4,11 @@
     python -m benchmarks.registry --target ours=http://127.0.0.1:5000 --target theirs=http://127.0.0.1:5001
 
 All targets are measured in turn within each round (a busy machine then harms all alike); the table holds the median of
-the rounds. Registries started here (--speedy, --with-docker-registry) begin each round with an empty directory. A
-client is one process per stream; its bytes and digests are made before the clock starts. `--memory` measures memory instead:
-the proportional set size of the process group, idle and at its peak while several clients push large layers.
+the rounds. Registries started here (--speedy, --with-docker-registry) begin each round with an empty directory. Each
+client is a process; its bytes and digests are made before the clock starts.
+
+`--memory` measures memory instead: the proportional set size of the process group, idle and at its peak while several
+clients push large layers.
 """
 
 from __future__ import annotations
@@ -229,7 +231,9 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    given, console = arguments(), Console()
+    given = arguments()
+    # A table that is written to a file must not be cut to 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     if given.pss_of:
         console.print(f"{pss_bytes(given.pss_of) / MIB:.1f}")
         return
