@@ -286,8 +286,10 @@ def test_bytes_that_change_on_the_way_are_not_taken() -> None:
         thread = threading.Thread(target=way.serve_forever, args=(0.02,))
         thread.start()
         client = HttpChunkStore(f"http://127.0.0.1:{way.server_port}", KEY)
-        with pytest.raises(ChunkUnreadable):
-            client.read_into(FID, 0, bytearray(100))
-        client.close()
-        way.shutdown()
-        thread.join(10)
+        try:
+            with pytest.raises(ChunkUnreadable):
+                client.read_into(FID, 0, bytearray(100))
+        finally:
+            client.close()
+            way.shutdown()
+            thread.join(10)
