@@ -49,7 +49,13 @@ static void record_group(engine_store *store, struct delete_request **group, siz
         records[i].header_length = place->header_length;
         records[i].payload_length = place->length;
     }
-    int status = delete_log_append(volume, records, count, &error);
+    pthread_mutex_lock(&volume->lock);
+    uint64_t next_seq = volume->next_seq;
+    pthread_mutex_unlock(&volume->lock);
+    /* A durable record of a needle that is not durable would look like lost data after a crash. */
+    int status = volumes_sync(store, volume, next_seq, &error);
+    if (status == ENGINE_OK)
+        status = delete_log_append(volume, records, count, &error);
     for (size_t i = 0; i < count; i++) {
         struct delete_request *request = group[i];
         struct chunk_place place = request->place;

@@ -42,30 +42,12 @@ static void collect(void *argument, const struct chunk_place *place)
     collection->places[collection->count++] = *place;
 }
 
-/* Without sync on every batch, a checkpoint is what makes chunks durable. */
-static int sync_volume(engine_store *store, struct volume *volume, uint64_t next_seq, engine_error *error)
-{
-    if (store->io->fdatasync(store->io->context, volume->file) != 0) {
-        int reason = errno;
-        volumes_fail(store, volume);
-        return failure(error, ENGINE_FAILED, reason, "volume %u: sync failed", (unsigned)volume->id);
-    }
-    atomic_fetch_add(&store->counters.syncs, 1);
-    pthread_mutex_lock(&volume->lock);
-    if (volume->synced_seq < next_seq - 1)
-        volume->synced_seq = next_seq - 1;
-    pthread_mutex_unlock(&volume->lock);
-    return ENGINE_OK;
-}
-
 /* keeper.work is held. */
 static int checkpoint_volume(engine_store *store, struct volume *volume, engine_error *error)
 {
     struct checkpoint checkpoint;
     memset(&checkpoint, 0, sizeof checkpoint);
     pthread_mutex_lock(&volume->lock);
-    bool failed = volume->state == VOLUME_FAILED;
-    bool synced = volume->synced_seq + 1 == volume->next_seq;
     checkpoint.tail = volume->tail;
     checkpoint.next_seq = volume->next_seq;
     checkpoint.fid_max = volume->fid_max;
@@ -75,12 +57,8 @@ static int checkpoint_volume(engine_store *store, struct volume *volume, engine_
     volume->changed = false;
     pthread_mutex_unlock(&volume->lock);
 
-    int status = ENGINE_OK;
     struct collection collection = {.slot = volume->slot, .tail = checkpoint.tail};
-    if (!synced && failed)
-        status = failure(error, ENGINE_FAILED, 0, "volume %u has failed with unsynced chunks", (unsigned)volume->id);
-    else if (!synced)
-        status = sync_volume(store, volume, checkpoint.next_seq, error);
+    int status = volumes_sync(store, volume, checkpoint.next_seq, error);
     if (status == ENGINE_OK) {
         chunk_index_visit(store->index, collect, &collection);
         checkpoint.places = collection.places;

@@ -236,7 +236,8 @@ static int read_needles(engine_store *store, struct volume *volume, const struct
                                &recovery, error);
         if (status != ENGINE_OK)
             goto cleanup;
-        if (recovery.lost)
+        /* Up to the tail of a volume that was closed everything was acknowledged. */
+        if (recovery.lost || (limit < volume->size && recovery.tail < limit))
             quarantined = true;
         engine_error ignored;
         if (!sealed && !quarantined && recovery_repair(volume, &recovery, &ignored) != ENGINE_OK)

@@ -159,6 +159,8 @@ int volumes_create(engine_store *store, uint64_t footprint, struct volume **volu
 int volumes_activate(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
 /* True when the active volume is half full and nothing is prepared to follow it. */
 bool volumes_need_standby(engine_store *store);
+/* Makes every needle before next_seq durable. Only without options.sync is there anything to do. */
+int volumes_sync(engine_store *store, struct volume *volume, uint64_t next_seq, engine_error *error);
 void volumes_fail(engine_store *store, struct volume *volume);
 int volumes_space(engine_store *store, uint64_t *usable_bytes, uint64_t *reserve_bytes);
 

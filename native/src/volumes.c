@@ -222,3 +222,26 @@ void volumes_fail(engine_store *store, struct volume *volume)
         atomic_store(&store->failed, true);
     keeper_wake(store);
 }
+
+int volumes_sync(engine_store *store, struct volume *volume, uint64_t next_seq, engine_error *error)
+{
+    pthread_mutex_lock(&volume->lock);
+    bool synced = volume->synced_seq + 1 >= next_seq;
+    bool failed = volume->state == VOLUME_FAILED;
+    pthread_mutex_unlock(&volume->lock);
+    if (synced)
+        return ENGINE_OK;
+    if (failed)
+        return failure(error, ENGINE_FAILED, 0, "volume %u has failed with unsynced chunks", (unsigned)volume->id);
+    atomic_fetch_add(&store->counters.syncs, 1);
+    if (store->io->fdatasync(store->io->context, volume->file) != 0) {
+        int reason = errno;
+        volumes_fail(store, volume);
+        return failure(error, ENGINE_FAILED, reason, "volume %u: sync failed", (unsigned)volume->id);
+    }
+    pthread_mutex_lock(&volume->lock);
+    if (volume->synced_seq + 1 < next_seq)
+        volume->synced_seq = next_seq - 1;
+    pthread_mutex_unlock(&volume->lock);
+    return ENGINE_OK;
+}

@@ -66,14 +66,14 @@ def test_a_chunk_reads_back_whole_and_in_every_range_also_after_reopening(open_s
 
 def test_info_and_iterate_describe_what_was_put(open_store: OpenStore) -> None:
     engine = open_store()
-    payloads = {fid: os.urandom(fid * 10) for fid in random.Random(1).sample(range(1, 1 << 20), 50)}
+    payloads = {fid: os.urandom(fid % 2000) for fid in random.Random(1).sample(range(1, 1 << 20), 50)}
     for fid, payload in payloads.items():
-        put(engine, fid, payload[:2000])
+        put(engine, fid, payload)
     listed = engine.iterate()
     assert [chunk.fid for chunk in listed] == sorted(payloads)
     for chunk in listed:
         assert chunk == engine.info(chunk.fid)
-        assert (chunk.length, chunk.crc32c) == (len(payloads[chunk.fid][:2000]), crc32c(payloads[chunk.fid][:2000]))
+        assert (chunk.length, chunk.crc32c) == (len(payloads[chunk.fid]), crc32c(payloads[chunk.fid]))
     assert len({(chunk.volume, chunk.offset) for chunk in listed}) == len(listed)
     assert engine.stat().fid_max == max(payloads)
 
