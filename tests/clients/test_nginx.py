@@ -15,17 +15,10 @@ import pytest
 
 from tests.clients.targets import Target
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.parametrize("target", ["cluster", "compose"], indirect=True)]
 
 _SEEN_S = 30.0
 _PIECE_BYTES = 1 << 20
-
-
-@pytest.fixture
-def behind_nginx(target: Target) -> Target:
-    if target.name == "embedded":
-        pytest.skip("the embedded registry stands alone: no nginx before it")
-    return target
 
 
 @contextmanager
@@ -72,12 +65,12 @@ def _recorded_bytes(target: Target, location: str) -> int:
     return last + 1 if last else 0
 
 
-def test_bytes_reach_a_registry_before_the_client_has_finished(behind_nginx: Target) -> None:
-    location = _open_upload(behind_nginx)
-    randomness = random.Random(1)
+def test_bytes_reach_a_registry_before_the_client_has_finished(target: Target) -> None:
+    location = _open_upload(target)
+    randomness = random.Random(uuid.uuid4().int)  # bytes that the registry has not seen
     digest = hashlib.sha256()
     sent = 0
-    with _unfinished_patch(behind_nginx, location) as connection:
+    with _unfinished_patch(target, location) as connection:
 
         def send() -> None:
             nonlocal sent
@@ -89,7 +82,7 @@ def test_bytes_reach_a_registry_before_the_client_has_finished(behind_nginx: Tar
         deadline = time.monotonic() + _SEEN_S
         for _ in range(12):  # three chunks of the store
             send()
-        while not (recorded := _recorded_bytes(behind_nginx, location)):
+        while not (recorded := _recorded_bytes(target, location)):
             assert time.monotonic() < deadline, "nothing of an unfinished upload has arrived"
             time.sleep(0.2)
             send()  # as a client would; the whole stays a hundredth of what a proxy's disk would take
@@ -101,21 +94,21 @@ def test_bytes_reach_a_registry_before_the_client_has_finished(behind_nginx: Tar
         assert answer.headers["Range"] == f"0-{sent - 1}"
         location = _location(answer)
     separator = "&" if "?" in location else "?"
-    done = _call(behind_nginx, "PUT", f"{location}{separator}digest=sha256:{digest.hexdigest()}")
+    done = _call(target, "PUT", f"{location}{separator}digest=sha256:{digest.hexdigest()}")
     assert done.status == http.client.CREATED
 
 
-def test_what_only_operators_should_see_is_not_reachable(behind_nginx: Target) -> None:
-    assert _call(behind_nginx, "GET", "/v2/").status == http.client.OK
-    assert _call(behind_nginx, "GET", "/readyz").status == http.client.OK
+def test_what_only_operators_should_see_is_not_reachable(target: Target) -> None:
+    assert _call(target, "GET", "/v2/").status == http.client.OK
+    assert _call(target, "GET", "/readyz").status == http.client.OK
     for path in ("/metrics", "/v1/chunks", "/v1/table", "/v2foo", "/"):
-        assert _call(behind_nginx, "GET", path).status == http.client.NOT_FOUND
+        assert _call(target, "GET", path).status == http.client.NOT_FOUND
 
 
-def test_an_upload_larger_than_a_proxys_default_limit_passes_in_one_put(behind_nginx: Target) -> None:
+def test_an_upload_larger_than_a_proxys_default_limit_passes_in_one_put(target: Target) -> None:
     body = os.urandom(3 << 20)  # nginx alone refuses bodies over 1 MiB
-    location = _open_upload(behind_nginx)
-    connection = http.client.HTTPConnection(behind_nginx.address, timeout=60)
+    location = _open_upload(target)
+    connection = http.client.HTTPConnection(target.address, timeout=60)
     separator = "&" if "?" in location else "?"
     connection.request("PUT", f"{location}{separator}digest=sha256:{hashlib.sha256(body).hexdigest()}", body=body)
     assert connection.getresponse().status == http.client.CREATED

@@ -14,7 +14,7 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/speedy-minimal-XXXXXX")
 root=$work/root
 server=""
 clean_up() {
-    [ -z "$server" ] || kill -TERM "$server" 2>/dev/null || true
+    [ -z "$server" ] || kill -TERM -- "-$server" 2>/dev/null || true
     [ -z "$server" ] || wait "$server" 2>/dev/null || true
     for mounted in dev/shm dev/pts dev sys proc; do
         ! mountpoint -q "$root/$mounted" || umount -l "$root/$mounted"
@@ -24,11 +24,6 @@ clean_up() {
 trap clean_up EXIT
 
 step() { printf '\n=== %s\n' "$*"; }
-# A fresh machine's environment: nothing of ours goes in but what pip needs to know about the network.
-inside() {
-    env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb "${settings[@]}" \
-        "$@"
-}
 now_ms() { date +%s%3N; }
 wait_ready() { # PREFIX...: a command in front of python3, which says where to look from
     for _ in $(seq 1 600); do
@@ -54,24 +49,25 @@ mount -t tmpfs tmpfs "$root/dev/shm"
 # A chroot has no init: packages must not start services in it.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod +x "$root/usr/sbin/policy-rc.d"
-settings=()
+# A fresh machine's environment: nothing of ours goes in but what pip needs to know about the network.
+inside=(env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb)
 certificates=${PIP_CERT:-${SSL_CERT_FILE:-}}
 if [ -n "$certificates" ]; then
-    cp "$certificates" "$root/etc/ssl/extra-ca.pem"
-    settings+=("PIP_CERT=/etc/ssl/extra-ca.pem")
+    cp "$certificates" "$root/etc/extra-ca.pem"
+    inside+=("PIP_CERT=/etc/extra-ca.pem")
 fi
 for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL http_proxy https_proxy no_proxy; do
-    [ -z "${!name:-}" ] || settings+=("$name=${!name}")
+    [ -z "${!name:-}" ] || inside+=("$name=${!name}")
 done
-inside chroot "$root" apt-get -q update
-inside DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get -q install -y --no-install-recommends git make python3 \
+"${inside[@]}" chroot "$root" apt-get -q update
+"${inside[@]}" DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get -q install -y --no-install-recommends git make python3 \
     >"$work/apt.log" 2>&1 || { cat "$work/apt.log"; exit 1; }
 git -C "$checkout" bundle create -q "$root/root/checkout.bundle" HEAD
-inside chroot "$root" git clone -q /root/checkout.bundle /srv/checkout
-inside chroot "$root" git config --system --add safe.directory /srv/checkout
+"${inside[@]}" chroot "$root" git clone -q /root/checkout.bundle /srv/checkout
+"${inside[@]}" chroot "$root" git config --system --add safe.directory /srv/checkout
 
 step "without root: the line to run, and nothing done"
-if inside chroot --userspec=65534:65534 "$root" make -C /srv/checkout serve >"$work/refused" 2>&1; then
+if "${inside[@]}" chroot --userspec=65534:65534 "$root" make -C /srv/checkout serve >"$work/refused" 2>&1; then
     cat "$work/refused"
     echo "make serve went on without root" >&2
     exit 1
@@ -82,7 +78,7 @@ grep -q 'apt-get install .*python3-venv' "$work/refused"
 
 if [ "$purpose" = test ]; then
     step "make test"
-    inside chroot "$root" make -C /srv/checkout test
+    "${inside[@]}" chroot "$root" make -C /srv/checkout test
     exit 0
 fi
 
@@ -90,9 +86,9 @@ step "make serve, the first time"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 started=$(now_ms)
 # All of the setting up first: waiting for readiness below is short.
-inside chroot "$root" make -C /srv/checkout .venv/.serve
+"${inside[@]}" chroot "$root" make -C /srv/checkout .venv/.serve
 echo "set up in $((($(now_ms) - started) / 1000)) s"
-inside setsid chroot "$root" make -C /srv/checkout serve LISTEN="127.0.0.1:$port" >"$work/first.log" 2>&1 &
+"${inside[@]}" setsid chroot "$root" make -C /srv/checkout serve LISTEN="127.0.0.1:$port" >"$work/first.log" 2>&1 &
 server=$!
 wait_ready || { cat "$work/first.log"; exit 1; }
 cat "$work/first.log"
@@ -116,7 +112,7 @@ server=""
 
 step "make serve again, without network"
 started=$(now_ms)
-inside setsid unshare --net sh -c "ip link set lo up 2>/dev/null || /usr/sbin/ip link set lo up
+"${inside[@]}" setsid unshare --net sh -c "ip link set lo up 2>/dev/null || /usr/sbin/ip link set lo up
     exec chroot '$root' make -C /srv/checkout serve LISTEN=127.0.0.1:$port" >"$work/second.log" 2>&1 &
 server=$!
 wait_ready nsenter --net="/proc/$server/ns/net" || { cat "$work/second.log"; exit 1; }
