@@ -23,7 +23,7 @@ from registry_driver.oci_errors import MethodNotAllowed, error_answer
 from registry_driver.registry import Registry
 from registry_driver.routes import Noun, Route, parse_route
 from wire.body import RequestBody
-from wire.errors import InternalError, SpeedyError, UploadConflict
+from wire.errors import InternalError, Overloaded, SpeedyError, UploadConflict
 from wire.response import StreamResponse
 from wire.service import create_service
 
@@ -40,7 +40,6 @@ GateName = Literal["uploads", "downloads", "small", "manifests"]
 class _Action:
     run: Handler
     gate: GateName = "small"
-    takes_body: bool = False
 
 
 _READ_BLOB = _Action(blobs.get_blob, "downloads")
@@ -60,16 +59,15 @@ _ACTIONS: Final[Mapping[Noun, Mapping[str, _Action]]] = {
     "manifest": {
         "GET": _READ_MANIFEST,
         "HEAD": _READ_MANIFEST,
-        "PUT": _Action(manifests.put_manifest, "manifests", takes_body=True),
+        "PUT": _Action(manifests.put_manifest, "manifests"),
         "DELETE": _Action(manifests.delete_manifest),
     },
-    # A POST that pushes a blob is an upload; one that only opens a session waits its turn there too, and is short.
-    "uploads": {"POST": _Action(uploads.post_upload, "uploads", takes_body=True)},
+    "uploads": {"POST": _Action(uploads.post_upload, "uploads")},
     "upload": {
         "GET": _READ_UPLOAD,
         "HEAD": _READ_UPLOAD,
-        "PATCH": _Action(uploads.patch_upload, "uploads", takes_body=True),
-        "PUT": _Action(uploads.put_upload, "uploads", takes_body=True),
+        "PATCH": _Action(uploads.patch_upload, "uploads"),
+        "PUT": _Action(uploads.put_upload, "uploads"),
         "DELETE": _Action(uploads.delete_upload),
     },
 }
@@ -137,7 +135,8 @@ class _Front:
             action = _action(route, current.method)
             response = self._run(action, Call(current, route.repository, route.reference, body))
         except SpeedyError as exc:
-            if exc.status >= 500:
+            # Overload is counted by its status; a line for each refusal would be load of its own.
+            if exc.status >= 500 and not isinstance(exc, Overloaded):
                 _log.warning(
                     "request failed", extra={"error": type(exc).__name__, "reason": exc.message, "details": exc.details}
                 )
@@ -148,7 +147,9 @@ class _Front:
         return response
 
     def _run(self, action: _Action, call: Call) -> Response:
-        admitted = self._gates[action.gate].enter()
+        # What brings no bytes (opening a session, mounting, closing) is short and must not wait behind slow senders.
+        short = action.gate == "uploads" and call.body is not None and call.body.length == 0
+        admitted = self._gates["small" if short else action.gate].enter()
         streams = False
         try:
             response = action.run(self._registry, call)
