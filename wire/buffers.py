@@ -32,11 +32,11 @@ class BufferPool:
     def acquire(self, timeout_s: float) -> memoryview:
         """A writable buffer with undefined contents. Raises Overloaded when none came free within `timeout_s`."""
         with self._lock:
-            if not self._waiting:
-                if self._idle:
-                    return self._lend(self._idle.pop().memory)
-                if len(self._held) < self.count_max:
-                    return self._lend(mmap.mmap(-1, self.buffer_bytes))
+            # While anybody waits nothing is idle: release() hands over. So nobody is overtaken here.
+            if self._idle:
+                return self._lend(self._idle.pop().memory)
+            if len(self._held) < self.count_max:
+                return self._lend(mmap.mmap(-1, self.buffer_bytes))
             waiter = _Waiter()
             self._waiting.append(waiter)
         waiter.served.acquire(timeout=max(timeout_s, 0.0))

@@ -23,7 +23,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from wire.errors import SpeedyError
-from wire.worker import RoomWorker, WorkerLimits, die_with_parent
+from wire.worker import STOP_SIGNALS, RoomWorker, WorkerLimits, die_with_parent
 
 log = logging.getLogger("speedy.server")
 
@@ -177,6 +177,14 @@ class _RoomArbiter(Arbiter):  # type: ignore[misc]
     def __init__(self, application: _RoomApplication) -> None:
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         super().__init__(application)
+
+    def spawn_worker(self) -> None:
+        """A stop that meets the new worker before it has handlers of its own would be lost on it."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def handle_int(self) -> None:
         """As SIGTERM: running requests finish. (gunicorn would cut them.)"""

@@ -19,14 +19,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.process_collector import ProcessCollector
 from werkzeug.exceptions import HTTPException
 
-from wire.auth import ClusterKey
+from wire.auth import OPEN_PATHS, ClusterKey
 from wire.body import ENVIRON_KEY, settle
 from wire.context import REQUEST_ID_HEADER, bind_request_id
 from wire.errors import BadRequest, DeadlineExceeded, InternalError, Overloaded, SpeedyError, TruncatedBody
 from wire.http import error_body
-
-#: free of the key, and never waiting behind anything of the room
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 _ROUTE_KEY = "speedy.route"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -6,6 +6,7 @@ What differs from gunicorn 27's ThreadWorker, and why:
   and idle connections hold no thread; each head has a deadline, whatever the pace of its bytes (408).
 - A connection is closed in the main loop without waiting for the peer: gunicorn would stand still for up to 2 s each
   time.
+- Health and metrics have threads of their own: they answer while every other thread is busy with bodies.
 - Sockets carry receive and send time-outs, so that half-sent bodies and readers that stall end.
 - The parser's refusals are answered in JSON, in the form of the OCI Distribution API.
 - The process ends at once when the arbiter is killed (PR_SET_PDEATHSIG); SIGINT ends it as cleanly as SIGTERM.
@@ -31,6 +32,7 @@ from typing import Any
 from gunicorn.http import errors as parser_errors
 from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
 
+from wire.auth import OPEN_PATHS
 from wire.body import set_receive_timeout, set_send_timeout
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -44,6 +46,12 @@ LINGER_BYTES_MAX = 4 * 1024 * 1024
 
 #: how long requests that outlived the graceful stop may take to see that their connections are gone
 STRAGGLER_WAIT_S = 2.0
+
+#: what ends a server
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+
+_OPEN_THREADS = 2
+_OPEN_HEADS = tuple(f"GET {path} ".encode("ascii") for path in OPEN_PATHS)
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -117,6 +125,7 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args)
         self.limits: WorkerLimits = self.app.limits
         self.method_queue = _Wakeups()
+        self.open_pool = concurrent.futures.ThreadPoolExecutor(_OPEN_THREADS, "open")
         self.lingering: deque[RoomConnection] = deque()
         self.running: dict[RoomConnection, concurrent.futures.Future[Any]] = {}
 
@@ -126,6 +135,7 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         signal.signal(signal.SIGINT, self.handle_exit)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.siginterrupt(signal.SIGINT, False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked by the arbiter around the fork
 
     def run(self) -> None:
         super().run()
@@ -169,7 +179,8 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
             self._await_head(conn)
 
     def enqueue_req(self, conn: RoomConnection) -> None:
-        future = self.tpool.submit(self.handle, conn)
+        pool = self.open_pool if conn.head.startswith(_OPEN_HEADS) else self.tpool
+        future = pool.submit(self.handle, conn)
         self.running[conn] = future
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 

@@ -123,6 +123,17 @@ def build(*, key: bool = False, idle_timeout_s: float = 60.0, closed_path: str =
     return RoomApp(app, close)
 
 
+def build_bare() -> RoomApp:
+    """A plain WSGI app that reads 100 bytes of a body and neither the rest nor settles it."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        got = RequestBody(environ).readinto(memoryview(bytearray(100)))
+        start_response("200 OK", [("Content-Length", "3")])
+        return [b"%3d" % got]
+
+    return RoomApp(app, lambda: None)
+
+
 @cache
 def pattern(size: int) -> bytes:
     """`size` bytes in which every 8-byte word tells its place."""

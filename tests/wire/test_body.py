@@ -1,5 +1,6 @@
 """RequestBody behind a real gunicorn, seen from a bare socket."""
 
+import contextlib
 import hashlib
 import io
 import socket
@@ -11,7 +12,7 @@ import pytest
 
 from tests.wire.echo import pattern
 from tests.wire.raw import GET_WHO, RawConnection, chunked, head, with_chunks, with_length
-from tests.wire.serving import Server, wait_until
+from tests.wire.serving import Server, serving, wait_until
 from wire.body import RequestBody
 from wire.errors import BadRequest, PayloadTooLarge, TruncatedBody
 
@@ -41,6 +42,29 @@ def test_the_connection_serves_on_after_bodies_of_both_kinds(raw: RawConnection,
 def test_requests_sent_behind_a_body_without_waiting_are_answered_in_order(raw: RawConnection, body: bytes) -> None:
     raw.send(body + GET_WHO + body + GET_WHO + GET_WHO)
     assert [raw.answer().json.get("length", "who") for _ in range(5)] == [300_000, "who", 300_000, "who", "who"]
+
+
+@pytest.mark.parametrize("size", [1, 10, 5000])
+def test_what_came_with_the_head_is_split_between_body_and_next_request(raw: RawConnection, size: int) -> None:
+    body = pattern(size)
+    for request in (with_length("PUT", "/body", body), with_chunks("PUT", "/body", body)):
+        raw.send(request + GET_WHO + request + GET_WHO)
+        assert [raw.answer().json.get("length", "who") for _ in range(4)] == [size, "who", size, "who"]
+
+
+@pytest.mark.parametrize("size", [50_000, 10_000_000])
+def test_an_app_that_leaves_a_body_unread_never_has_it_taken_for_a_request(size: int) -> None:
+    smuggled = (b"\r\n0\r\n\r\n" + GET_WHO) * (size // 60)
+    with serving("tests.wire.echo:build_bare") as server:
+        for request in (with_chunks("PUT", "/", smuggled), with_length("PUT", "/", smuggled)):
+            with RawConnection(server.port) as raw:
+                with contextlib.suppress(ConnectionError):
+                    raw.send(request)
+                assert raw.answer().body == b"100"
+                # Either the rest was drained and the connection serves on, or it ends. No third answer.
+                with contextlib.suppress(ConnectionError, EOFError):
+                    assert raw.ask(GET_WHO).body == b"  0"
+                assert raw.pending == b""
 
 
 def test_empty_bodies_of_all_kinds_are_empty(raw: RawConnection) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,34 @@ def test_a_stop_is_bounded_when_a_request_does_not_finish(tmp_path: Path) -> Non
             server.process.send_signal(signal.SIGTERM)
             assert server.process.wait(8) == 0
         assert closed.read_text() == "closed"
+
+
+def test_what_stands_behind_serve_runs_in_the_arbiter_only(tmp_path: Path) -> None:
+    """A caller that removes a file or gives a lock back afterwards must not do it once per worker."""
+    ended = tmp_path / "ended"
+    script = f"""
+import os
+from tests.wire.echo import build
+from wire.server import serve
+try:
+    serve(build, host="127.0.0.1", port=0, threads=2, name="t")
+finally:
+    with open({str(ended)!r}, "a") as file:
+        file.write(str(os.getpid()) + "\\n")
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    # Without a pause: the signal is to meet a worker that has hardly been forked.
+    deadline = time.monotonic() + 20
+    while not (found := children.read_text().split()):
+        assert time.monotonic() < deadline
+    worker_pid = int(found[0])
+    os.kill(worker_pid, signal.SIGTERM)
+    wait_until(lambda: not is_alive(worker_pid), 20, "the worker's end")
+    assert not ended.exists()
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+    assert ended.read_text().split() == [str(process.pid)]
 
 
 def test_a_second_interrupt_does_not_wait() -> None:

@@ -41,8 +41,23 @@ def test_half_sent_heads_and_idle_connections_hold_no_thread(hasty_server: Serve
         for raw in held[:20]:
             raw.send(b"GET /who HTTP/1.1\r\nHost:")
         started = time.monotonic()
-        assert hasty_server.get("/healthz")[0] == 200
+        assert hasty_server.get("/who")[0] == 200
         assert time.monotonic() - started < 0.8
+    finally:
+        for raw in held:
+            raw.sock.close()
+
+
+def test_health_answers_while_every_thread_is_busy(hasty_server: Server) -> None:
+    held = [RawConnection(hasty_server.port) for _ in range(4)]
+    try:
+        for raw in held:
+            raw.send(head("GET", "/slow/2.0"))
+        started = time.monotonic()
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert hasty_server.get(path)[0] == 200
+        assert time.monotonic() - started < 1.5
+        assert [raw.answer().status for raw in held] == [200] * 4
     finally:
         for raw in held:
             raw.sock.close()
@@ -55,7 +70,7 @@ def test_a_client_that_keeps_its_side_open_does_not_stop_the_others(server: Serv
         for raw in held:
             assert raw.ask(head("GET", "/who", "Connection: close")).status == 200
         started = time.monotonic()
-        assert server.get("/healthz")[0] == 200
+        assert server.get("/who")[0] == 200
         assert time.monotonic() - started < 1.0
     finally:
         for raw in held:
@@ -68,7 +83,7 @@ def test_a_reader_that_stalls_is_given_up(hasty_server: Server) -> None:
         for raw in held:
             raw.send(head("GET", "/bytes/200000000"))
         started = time.monotonic()
-        assert hasty_server.get("/healthz")[0] == 200
+        assert hasty_server.get("/who")[0] == 200
         assert 0.1 < time.monotonic() - started < 10, "both threads were held, and came free"
     finally:
         for raw in held:
