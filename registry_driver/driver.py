@@ -1,6 +1,8 @@
-"""Contract of a storage driver: turns a byte stream into stored fragments and back. Names live in the MetaServer, not here.
+"""Contract of a storage driver: turns a byte stream into stored fragments and back. Names live in the MetaServer, not
+here.
 
-Satisfied by registry_driver.chunked.ChunkedDriver (over an ImageStore) and held by tests/contracts/test_storage_driver.py.
+Satisfied by registry_driver.chunked.ChunkedDriver (over an ImageStore) and held by
+tests/contracts/test_storage_driver.py.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ class ByteSource(Protocol):
     def readinto(self, buffer: memoryview) -> int:
         """Put up to len(buffer) bytes into `buffer`; their number, 0 at the proper end.
 
-        May give fewer bytes than asked for without being at the end. Raises TruncatedBody when the sender stopped before the
-        announced end, and DeadlineExceeded when it sent nothing for too long.
+        May give fewer bytes than asked for without being at the end. Raises TruncatedBody when the sender stopped
+        before the announced end, and DeadlineExceeded when it sent nothing for too long.
         """
         ...
 
@@ -36,7 +38,8 @@ class WriteProgress:
 
 
 class StorageDriver(Protocol):
-    """All methods are thread-safe. Memory per stream is bounded by window x chunk size, over all streams by the buffer pool."""
+    """All methods are thread-safe. Memory per stream is bounded by window x chunk size, over all streams by the
+    buffer pool."""
 
     def write_stream(
         self,
@@ -46,22 +49,26 @@ class StorageDriver(Protocol):
         digest: Digest,
         record: Callable[[WriteProgress], None],
     ) -> WriteProgress:
-        """Store everything that `source` gives, as the bytes from `offset` on of a stream whose digest so far is `digest`.
+        """Store everything that `source` gives, as the bytes from `offset` on of a stream whose digest so far is
+        `digest`.
 
-        Chunks are cut, hashed and stored while later bytes still arrive. `record` is called in the calling thread with each contiguous durable
-        prefix at least every 64 MiB or 1 s while bytes flow, but not for the last part: that is returned (possibly without fragments), so
-        that the caller can record it together with closing the upload. `digest` is advanced to cover everything returned.
+        Chunks are cut, hashed and stored while later bytes still arrive. `record` is called in the calling thread
+        with each contiguous durable prefix at least every 64 MiB or 1 s while bytes flow, but not for the last part:
+        that is returned (possibly without fragments), so that the caller can record it together with closing the
+        upload. `digest` is advanced to cover everything returned.
 
-        When the source or a chunk fails, waits (bounded) for chunks in flight, calls `record` with what is contiguously durable, and raises the
-        error. When `record` raises, its error is raised and nothing further is recorded; chunks that no record named stay for the sweeper.
+        When the source or a chunk fails, waits (bounded) for chunks in flight, calls `record` with what is
+        contiguously durable, and raises the error. When `record` raises, its error is raised and nothing further is
+        recorded; chunks that no record named stay for the sweeper.
         """
         ...
 
     def read_stream(self, fragments: Sequence[Fragment], offset: int, length: int) -> Generator[memoryview, None, None]:
         """The bytes [offset, offset + length) of the file that `fragments` make, in order, verified.
 
-        Each view is valid until the next one is asked for. Later chunks are fetched meanwhile (bounded read-ahead). Closing the
-        generator early gives everything back. Raises what ImageStore.read_chunk_into raises, before the damaged bytes.
+        Each view is valid until the next one is asked for. Later chunks are fetched meanwhile (bounded read-ahead).
+        Closing the generator early gives everything back. Raises what ImageStore.read_chunk_into raises, before the
+        damaged bytes.
         """
         ...
 
