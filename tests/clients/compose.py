@@ -110,8 +110,9 @@ class ComposeCluster:
             logs = self.compose("logs", "--no-color", "--tail=30")
             raise CommandFailed(f"{error}\n{logs[-12000:]}") from None
 
-    def down(self, *, volumes: bool) -> None:
-        self.compose("down", "--timeout", "20", *(["--volumes"] if volumes else []))
+    def down(self) -> None:
+        """Stops and removes the containers; the volumes stay."""
+        self.compose("down", "--timeout", "20")
 
     def containers(self) -> list[dict[str, Any]]:
         """docker inspect of every container of the project, also of those that have ended."""

@@ -74,7 +74,7 @@ def test_images_and_secrets_outlive_the_containers(compose: ComposeCluster, skop
     skopeo.copy(f"oci:{platforms.layout}:latest", reference, *exact)
     key = _in(compose, "registry-1", "cat", CLUSTER_KEY)
     before = {container["Id"] for container in compose.containers()}
-    compose.down(volumes=False)
+    compose.down()
     compose.up()
     assert before.isdisjoint(container["Id"] for container in compose.containers())
     assert _in(compose, "registry-1", "cat", CLUSTER_KEY) == key
