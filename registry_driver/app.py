@@ -25,7 +25,7 @@ from registry_driver.routes import Noun, Route, parse_route
 from wire.body import RequestBody
 from wire.errors import InternalError, Overloaded, SpeedyError, UploadConflict
 from wire.response import StreamResponse
-from wire.service import create_service
+from wire.service import ROUTE_KEY, create_service
 
 _log = logging.getLogger("speedy.registry")
 
@@ -132,6 +132,7 @@ class _Front:
             if current.method in ("POST", "PUT", "PATCH"):
                 body = RequestBody(environ, idle_timeout_s=self._limits.idle_s)
             route = parse_route(rest, environ.get("RAW_URI", ""))
+            environ[ROUTE_KEY] = f"/v2/ {route.noun}"
             action = _action(route, current.method)
             response = self._run(action, Call(current, route.repository, route.reference, body))
         except SpeedyError as exc:

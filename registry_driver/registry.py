@@ -253,7 +253,7 @@ class Registry:
     def referrers(self, repository: str, subject: str, artifact_type: str | None) -> list[Manifest]:
         return self._meta.referrers(repository, subject, artifact_type)
 
-    # -- helpers ------------------------------------------------------------------------------------------------------
+    # -- parts of the above -------------------------------------------------------------------------------------------
     def _upload_at(self, repository: str, upload_id: str, start: int | None) -> Upload:
         upload = self._meta.upload(repository, upload_id)
         if start is not None and start != upload.offset:

@@ -25,7 +25,8 @@ from wire.context import REQUEST_ID_HEADER, bind_request_id
 from wire.errors import BadRequest, DeadlineExceeded, InternalError, Overloaded, SpeedyError, TruncatedBody
 from wire.http import error_body
 
-_ROUTE_KEY = "speedy.route"
+#: where a request's route is kept for metrics; an app whose one rule serves many kinds of things says which it was
+ROUTE_KEY = "speedy.route"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -52,7 +53,7 @@ def create_service(
     @app.before_request
     def check_key() -> None:
         if request.url_rule is not None:
-            request.environ[_ROUTE_KEY] = request.url_rule.rule
+            request.environ[ROUTE_KEY] = request.url_rule.rule
         if key is not None and request.path not in OPEN_PATHS:
             key.verify(request.headers.get("Authorization"), request.method, _target())
 
@@ -205,7 +206,7 @@ class _Observed:
     ) -> None:
         took_s = time.perf_counter() - started_s
         metrics = self._metrics
-        route = environ.get(_ROUTE_KEY, "unmatched")
+        route = environ.get(ROUTE_KEY, "unmatched")
         method = environ["REQUEST_METHOD"]
         known = method if method in _METHODS else "other"
         status = seen["status"]

@@ -92,7 +92,9 @@ def test_an_early_error_does_not_wait_for_a_client_that_sends_nothing_more(clien
 def test_health_and_metrics_are_beside_the_api(client: Client) -> None:
     assert client.send("GET", "/healthz").status == 200
     assert client.send("GET", "/readyz").status == 200
-    assert b"speedy_requests_total" in client.send("GET", "/metrics").body
+    client.send("HEAD", "/v2/a/manifests/v1")
+    metrics = client.send("GET", "/metrics").body
+    assert b'speedy_requests_total{method="HEAD",room="registry",route="/v2/ manifest",status="404"}' in metrics
 
 
 @pytest.mark.parametrize("kind", sorted(errors.ERRORS_BY_CODE.values(), key=lambda kind: kind.code))
