@@ -119,6 +119,7 @@ def serve(
         if os.getpid() != arbiter_pid:
             # The worker comes up here too: what stands after serve() in the caller is the arbiter's business alone.
             _leave(code)
+        log.info("stopped", extra={"room": name, "code": code})
         return code
     return 0
 

@@ -13,6 +13,7 @@ import http.client
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def serving(build: str, arguments: dict[str, Any] | None = None, **options: Any)
         yield server
     finally:
         stop(server)
+        shutil.rmtree(server.log_path.parent, ignore_errors=True)
 
 
 def start(build: str, arguments: dict[str, Any] | None = None, *, ready: bool = True, **options: Any) -> Server:
