@@ -31,6 +31,7 @@ _POLL_S = 0.05
 _LOCK_WAIT_S = 90.0
 _LOG_TAIL_LINES = 15
 _LOG_TAIL_BYTES = 16 * 1024
+_LOG_LINE_CHARS_MAX = 600  # the file has the whole of it
 
 Report = Callable[[str], None]
 
@@ -266,4 +267,4 @@ def _tail(log: Path) -> str:
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError as exc:
         return f"  ({exc.strerror})"
-    return "\n".join(f"  {line}" for line in lines[-_LOG_TAIL_LINES:])
+    return "\n".join(f"  {line[:_LOG_LINE_CHARS_MAX]}" for line in lines[-_LOG_TAIL_LINES:])
