@@ -26,7 +26,7 @@ from registry_driver.driver import ByteSource, WriteProgress
 from registry_driver.hashing import HashLane
 from wire.buffers import BufferPool
 from wire.context import run_in_context
-from wire.errors import DeadlineExceeded, Unavailable
+from wire.errors import DeadlineExceeded, TruncatedBody, Unavailable
 
 if TYPE_CHECKING:
     from registry_driver.chunked import DriverLimits
@@ -37,6 +37,9 @@ log = logging.getLogger("speedy.driver")
 #: one, a client that is slow to begin a chunk holds none, and a body that ends with a full chunk asks for none to
 #: learn that
 SMALL_BYTES = 64 * 1024
+
+#: the sender went away or fell silent; what it sent before is good
+STOPPED = (TruncatedBody, DeadlineExceeded)
 
 #: up to here hashing takes less time (0.1 ms) than is worth handing it to another thread
 INLINE_HASH_BYTES = 256 * 1024
@@ -125,9 +128,9 @@ class StreamWriter:
         while not ended:
             self._filled = 0
             if self._fill(source, small):
-                # A cut source's last few bytes are not worth a fragment; those of a chunk that was well begun are
-                # (below).
-                if self._filled and self._source_error is None:
+                # What a sender that stopped had sent is kept to the byte: it may be all that a slow line got across.
+                # A body that is wrong in form adds nothing but what was stored before that was seen.
+                if self._filled and (self._source_error is None or isinstance(self._source_error, STOPPED)):
                     self._send(small[: self._filled], None, last=True)
                 return
             self._wait_for_chunks(unfinished_max=self._limits.write_window - 1)
