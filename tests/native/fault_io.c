@@ -27,6 +27,7 @@ struct fault_io {
     pthread_mutex_t lock;
     enum fault_kind kind;
     uint64_t calls;
+    uint64_t syncs;
     uint64_t target; /* 0: disarmed */
     bool fired;
     struct written *unsynced; /* newest first */
@@ -46,10 +47,11 @@ static int decide(struct fault_io *fault, bool needs_space)
     pthread_mutex_lock(&fault->lock);
     fault->calls++;
     bool at = fault->target != 0 && fault->calls == fault->target;
-    bool behind = fault->target != 0 && fault->calls >= fault->target;
+    bool behind = fault->target != 0 && fault->calls >= fault->target && fault->kind != FAULT_POWER_AT_SYNC;
     if (behind)
         fault->fired = true;
-    if ((fault->kind == FAULT_EIO_ONCE && at) || (fault->kind == FAULT_EIO_FOREVER && behind))
+    if ((fault->kind == FAULT_EIO_ONCE && at) || 
+        ((fault->kind == FAULT_EIO_FOREVER || fault->kind == FAULT_POWER) && behind))
         reason = EIO;
     if (needs_space && fault->kind == FAULT_ENOSPC_FOREVER && behind)
         reason = ENOSPC;
@@ -189,18 +191,48 @@ static ssize_t fault_pwritev(void *context, int file, const struct iovec *parts,
     return fault->real->pwritev(NULL, file, parts, count, offset);
 }
 
+static bool is_kind(struct fault_io *fault, enum fault_kind kind)
+{
+    pthread_mutex_lock(&fault->lock);
+    bool is = fault->target != 0 && fault->kind == kind;
+    pthread_mutex_unlock(&fault->lock);
+    return is;
+}
+
 static int fault_sync(void *context, int file)
 {
     struct fault_io *fault = context;
     int reason = decide(fault, false);
-    settle(fault, file, reason != 0);
+    if (reason == 0 || !is_kind(fault, FAULT_POWER))
+        settle(fault, file, reason != 0);
     return reason ? failed(reason) : 0;
+}
+
+static int fault_fdatasync(void *context, int file)
+{
+    struct fault_io *fault = context;
+    pthread_mutex_lock(&fault->lock);
+    bool fail = fault->kind == FAULT_SYNC_ONCE && fault->target != 0 && fault->calls + 1 >= fault->target;
+    if (fail)
+        fault->target = 0;
+    if (fault->kind == FAULT_POWER_AT_SYNC && fault->target != 0 && ++fault->syncs >= fault->target) {
+        fault->kind = FAULT_POWER;
+        fault->target = fault->calls + 1;
+    }
+    pthread_mutex_unlock(&fault->lock);
+    if (fail) {
+        settle(fault, file, true);
+        return failed(EIO);
+    }
+    return fault_sync(context, file);
 }
 
 static int fault_fallocate(void *context, int file, int mode, uint64_t offset, uint64_t length)
 {
     struct fault_io *fault = context;
     int reason = decide(fault, mode == 0);
+    if (is_kind(fault, FAULT_PRIMITIVE))
+        return failed(EOPNOTSUPP);
     return reason ? failed(reason) : fault->real->fallocate(NULL, file, mode, offset, length);
 }
 
@@ -262,6 +294,10 @@ static int fault_seek_data(void *context, int file, uint64_t offset, uint64_t *d
 {
     struct fault_io *fault = context;
     int reason = decide(fault, false);
+    if (is_kind(fault, FAULT_PRIMITIVE)) {
+        *data = offset;
+        return 0;
+    }
     return reason ? failed(reason) : fault->real->seek_data(NULL, file, offset, data);
 }
 
@@ -278,7 +314,7 @@ struct fault_io *fault_io_new(void)
         .close = fault_close,
         .preadv = fault_preadv,
         .pwritev = fault_pwritev,
-        .fdatasync = fault_sync,
+        .fdatasync = fault_fdatasync,
         .fsync = fault_sync,
         .fallocate = fault_fallocate,
         .ftruncate = fault_ftruncate,
@@ -315,6 +351,7 @@ void fault_io_arm(struct fault_io *fault, enum fault_kind kind, uint64_t call)
     pthread_mutex_lock(&fault->lock);
     fault->kind = kind;
     fault->calls = 0;
+    fault->syncs = 0;
     fault->target = call;
     fault->fired = false;
     pthread_mutex_unlock(&fault->lock);
@@ -343,30 +380,37 @@ uint64_t fault_io_calls(struct fault_io *fault)
     return calls;
 }
 
+struct chance {
+    uint64_t state;
+    bool drop;
+};
+
+/* Sectors are lost in runs of 8 on average, so that some needles of a batch survive whole between torn ones. */
 static bool by_chance(void *argument)
 {
-    uint64_t *state = argument;
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return (*state >> 33) % 2 == 0;
+    struct chance *chance = argument;
+    chance->state ^= chance->state << 13;
+    chance->state ^= chance->state >> 7;
+    chance->state ^= chance->state << 17;
+    if ((chance->state >> 33) % 8 == 0)
+        chance->drop = !chance->drop;
+    return chance->drop;
 }
 
 void fault_io_crash(struct fault_io *fault, uint64_t seed)
 {
-    uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
+    struct chance chance = {.state = seed * 0x9e3779b97f4a7c15u + 1};
     /* Newest first, so that of two writes to one place the older is undone last and its "before" stays. */
     while (fault->unsynced != NULL) {
         struct written *written = fault->unsynced;
         fault->unsynced = written->next;
-        /* Whole, torn and lost writes in equal parts. */
-        uint64_t luck = seed % 3;
+        /* One write in five is whole, one lost, the others are torn. */
         seed = seed * 6364136223846793005u + 1442695040888963407u;
-        seed ^= seed >> 29;
+        uint64_t luck = (seed >> 33) % 5;
         if (luck == 1)
             undo(written, always, NULL);
-        else if (luck == 2)
-            undo(written, by_chance, &state);
+        else if (luck > 1)
+            undo(written, by_chance, &chance);
         forget(written);
     }
 }

@@ -15,11 +15,15 @@
 
 enum fault_kind {
     FAULT_EIO_ONCE,
-    FAULT_EIO_FOREVER, /* from the N-th call on; with fault_io_crash afterwards: a power cut at that call */
+    FAULT_EIO_FOREVER, /* from the N-th call on */
     FAULT_ENOSPC_ONCE, /* only where a file system can answer that */
     FAULT_ENOSPC_FOREVER,
     FAULT_SHORT, /* every write from the N-th on ends early; nothing is lost */
-    FAULT_KINDS,
+    FAULT_KINDS,        /* the kinds above are those of a disk that fails */
+    FAULT_POWER = FAULT_KINDS, /* as EIO_FOREVER, but nothing is forgotten before fault_io_crash: a power cut at call N */
+    FAULT_POWER_AT_SYNC, /* as FAULT_POWER, at the N-th fdatasync: a batch is written and its sync does not return */
+    FAULT_SYNC_ONCE,    /* the first fdatasync from the N-th call on */
+    FAULT_PRIMITIVE,    /* never an error, but a file system without fallocate and SEEK_DATA */
 };
 
 struct fault_io;

@@ -3,6 +3,7 @@
 import os
 import random
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -356,7 +357,7 @@ def test_after_close_every_call_says_so_and_close_may_be_repeated(open_store: Op
     put(engine, 1, b"x")
     engine.close()
     engine.close()
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: put(engine, 2, b"y"),
         lambda: engine.read_into(1, 0, bytearray(1)),
         lambda: engine.info(1),

@@ -1,0 +1,59 @@
+/* What the C tests share: chunks with known content, a record of what the outside knows, and the promises. */
+#ifndef SPEEDY_ENGINE_TEST_H
+#define SPEEDY_ENGINE_TEST_H
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine.h"
+
+#define CHECK(condition)                                                                                              \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition);                                  \
+            abort();                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+
+#define CHUNKS 40
+#define TOGETHER 4 /* divides CHUNKS */
+
+/* What the outside knows of each fid. */
+enum known { NEVER, MAYBE, STORED, DELETED };
+
+struct test {
+    const char *directory;
+    uint64_t stride;
+};
+
+struct snapshot {
+    uint64_t chunks;
+    uint64_t hash; /* over fid, volume and offset of all */
+};
+
+engine_options options_of(void);
+/* The chunk of a fid always has the same bytes. */
+int put(engine_store *store, uint64_t fid, engine_error *error);
+/* The status of reading the whole chunk; OK only with the right bytes. */
+int get(engine_store *store, uint64_t fid);
+void empty_directory(const char *directory);
+void remove_checkpoints(const char *directory);
+void check_sums(engine_store *store);
+/* A run of everything: puts, deletes, a checkpoint, more of both. */
+void work(engine_store *store, enum known *known);
+/* I1, I2, I6, I7 of the format's promises, on a store that was opened without faults. */
+void check_promises(engine_store *store, const enum known *known);
+/* I4: the index from checkpoints is the index from a scan of everything; and the store goes on from there. */
+void check_after_fault(const char *directory, const enum known *known);
+
+/* Cases, each in its file. */
+void test_index(const struct test *test);
+void test_threads(const struct test *test);
+void test_faults(const struct test *test);
+void test_crashes(const struct test *test);
+void test_open_faults(const struct test *test);
+void test_fail_stop(const struct test *test);
+void test_primitive(const struct test *test);
+
+#endif
