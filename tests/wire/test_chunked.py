@@ -24,7 +24,7 @@ def decode(
     ours.settimeout(20)
 
     def send() -> None:
-        with theirs, contextlib.suppress(BrokenPipeError):
+        with theirs, contextlib.suppress(OSError):
             for start in range(buffered, len(wire), send_bytes):
                 theirs.sendall(wire[start : start + send_bytes])
 
