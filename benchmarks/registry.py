@@ -158,6 +158,7 @@ def compare(
         for case in cases:
             for streamed in (True, False):
                 for target in order:
+                    os.sync()  # what one target left to the page cache is not written at the next one's expense
                     run = uuid.uuid4().hex[:12]
                     pushed_s, pulled_s = measure(target, case, payloads, streamed=streamed, run=run, verify=verify)
                     how = "push, streamed PATCH" if streamed else "push, one PUT"
