@@ -157,6 +157,7 @@ class EngineStat:
     pad_bytes: int
     volume_free_bytes: int
     volume_bytes: int
+    allocated_bytes: int
     punched_bytes: int
     free_bytes: int
     total_bytes: int

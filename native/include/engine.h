@@ -119,9 +119,10 @@ typedef struct engine_stats {
     uint64_t pad_bytes;             /* superblocks, alignment, holes, unused ends of closed volumes */
     uint64_t volume_free_bytes;     /* not yet written in volumes that still take chunks */
     uint64_t volume_bytes;          /* sizes of all volumes */
-    uint64_t punched_bytes;         /* of dead_bytes and pad_bytes, returned to the file system */
-    uint64_t free_bytes;            /* usable for new chunks: volume_free_bytes + file system above the reserve */
-    uint64_t total_bytes;           /* volume_bytes - punched_bytes + file system above the reserve */
+    uint64_t allocated_bytes;       /* of volume_bytes, taken from the file system; volumes take space as they fill */
+    uint64_t punched_bytes;         /* of dead_bytes, returned to the file system */
+    uint64_t free_bytes;            /* usable for new chunks: allocated and not written + file system above the reserve */
+    uint64_t total_bytes;           /* allocated_bytes - punched_bytes + file system above the reserve */
     uint64_t reserve_bytes;
     uint64_t fid_max;               /* highest fid ever stored here, deleted ones included */
     uint64_t appends;

@@ -149,6 +149,9 @@ static int write_batch(engine_store *store, struct put *batch, engine_error *err
     uint64_t seq = volume->next_seq;
     uint64_t synced_seq = volume->synced_seq;
     pthread_mutex_unlock(&volume->lock);
+    status = volumes_allocate(store, volume, start + bytes, error);
+    if (status != ENGINE_OK)
+        return status;
     int count = lay_out(volume, batch, start, seq, synced_seq, parts);
     if (io_writev(io, volume->file, parts, count, start) != 0) {
         status = failure_os(error, errno, "volume %u: write failed", (unsigned)volume->id);
@@ -224,7 +227,7 @@ static void *run(void *argument)
             write_one_by_one(store, batch);
         atomic_store(&store->full, status == ENGINE_DISK_FULL);
         complete(store, batch, status, each, &reason);
-        if (volumes_need_standby(store))
+        if (volumes_need_care(store))
             keeper_wake(store);
     }
 }

@@ -95,6 +95,16 @@ static int system_size(void *context, int file, uint64_t *size)
     return 0;
 }
 
+static int system_allocated(void *context, int file, uint64_t *bytes)
+{
+    (void)context;
+    struct stat status;
+    if (fstat(file, &status) != 0)
+        return -1;
+    *bytes = (uint64_t)status.st_blocks * 512;
+    return 0;
+}
+
 static int system_space(void *context, int file, uint64_t *free_bytes, uint64_t *total_bytes)
 {
     (void)context;
@@ -172,6 +182,7 @@ static const struct engine_io system_table = {
     .unlink = system_unlink,
     .lock = system_lock,
     .size = system_size,
+    .allocated = system_allocated,
     .space = system_space,
     .list = system_list,
     .drop_cache = system_drop_cache,

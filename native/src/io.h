@@ -31,6 +31,7 @@ struct engine_io {
     int (*unlink)(void *context, int directory, const char *name);
     int (*lock)(void *context, int file); /* exclusive, never waits: EWOULDBLOCK */
     int (*size)(void *context, int file, uint64_t *size);
+    int (*allocated)(void *context, int file, uint64_t *bytes); /* that the file takes on the disk */
     int (*space)(void *context, int file, uint64_t *free_bytes, uint64_t *total_bytes);
     int (*list)(void *context, int directory, io_list_visitor visit, void *argument);
     int (*drop_cache)(void *context, int file, uint64_t offset, uint64_t length); /* advice: forget clean pages */

@@ -109,16 +109,13 @@ static int seal_volume(engine_store *store, struct volume *volume, engine_error 
     if (status != ENGINE_OK)
         return status;
     uint64_t unused = round_up(row.tail, BLOCK_BYTES);
-    uint64_t returned = 0;
-    if (row.size > unused && row.size - unused >= PUNCH_END_MIN &&
-        io->fallocate(io->context, volume->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, unused,
-                      row.size - unused) == 0)
-        returned = row.size - unused;
+    bool returned = row.size > unused && row.size - unused >= PUNCH_END_MIN &&
+                    io->fallocate(io->context, volume->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, unused,
+                                  row.size - unused) == 0;
     pthread_mutex_lock(&volume->lock);
     volume->state = VOLUME_SEALED;
-    volume->punched_bytes += returned;
-    if (returned > 0)
-        volume->changed = true;
+    if (returned)
+        volume->allocated = unused;
     pthread_mutex_unlock(&volume->lock);
     return ENGINE_OK;
 }
@@ -209,6 +206,7 @@ static void *run(void *argument)
         pthread_mutex_unlock(&keeper->lock);
         int status = ENGINE_OK;
         engine_error ignored;
+        volumes_allocate_ahead(store);
         prepare_standby(store);
         (void)round_of_care(store, false, &status, &ignored);
         pthread_mutex_lock(&keeper->lock);

@@ -252,6 +252,13 @@ static int read_needles(engine_store *store, struct volume *volume, const struct
     if (status == ENGINE_OK && quarantined)
         status = quarantine(store, volume, row);
     volume->synced_seq = volume->next_seq - 1;
+    /* What the file takes, and what it has given back, is where its space ends; rounded down, because the file system
+     * counts its own blocks too. Too low only means that the same space is asked for again. */
+    volume->allocated = round_down(volume->allocated + volume->punched_bytes, VOLUME_ALLOCATION_UNIT);
+    if (volume->allocated > volume->size)
+        volume->allocated = volume->size;
+    if (volume->allocated < round_up(volume->tail, BLOCK_BYTES))
+        volume->allocated = round_up(volume->tail, BLOCK_BYTES);
 cleanup:
     recovery_free(&recovery);
     checkpoint_free(&checkpoint);

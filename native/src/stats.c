@@ -21,6 +21,9 @@ static void add_volume(struct volume *volume, engine_stats *stats)
     else
         stats->pad_bytes += volume->size - volume->tail;
     stats->volume_bytes += volume->size;
+    stats->allocated_bytes += volume->allocated;
+    if (takes_chunks && volume->allocated > volume->tail)
+        stats->free_bytes += volume->allocated - volume->tail;
     stats->punched_bytes += volume->punched_bytes;
     if (volume->fid_max > stats->fid_max)
         stats->fid_max = volume->fid_max;
@@ -55,8 +58,8 @@ int stats_fill(engine_store *store, engine_stats *stats, engine_error *error)
     add_counters(store, stats);
     if (volumes_space(store, &usable, &stats->reserve_bytes) != 0)
         return failure(error, ENGINE_FAILED, errno, "cannot ask the file system for its space");
-    stats->free_bytes = stats->volume_free_bytes + usable;
-    stats->total_bytes = stats->volume_bytes - stats->punched_bytes + usable;
+    stats->free_bytes += usable;
+    stats->total_bytes = stats->allocated_bytes - stats->punched_bytes + usable;
     stats->volumes += store->volumes_unreadable;
     stats->volumes_quarantined += store->volumes_unreadable;
     stats->unknown_files = store->unknown_files;

@@ -157,6 +157,12 @@ int volumes_add(engine_store *store, struct volume *volume, engine_error *error)
 int volumes_create(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
 /* An active volume with room for the footprint, sealing the one before. */
 int volumes_activate(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
+/* Takes space for the volume up to end, above the reserve. DISK_FULL with nothing changed. */
+int volumes_allocate(engine_store *store, struct volume *volume, uint64_t end, engine_error *error);
+/* Does so for the active volume before the appender has to. */
+void volumes_allocate_ahead(engine_store *store);
+/* True when the keeper has space to take or a volume to prepare. */
+bool volumes_need_care(engine_store *store);
 /* True when the active volume is half full and nothing is prepared to follow it. */
 bool volumes_need_standby(engine_store *store);
 /* Makes every needle before next_seq durable. Only without options.sync is there anything to do. */

@@ -22,6 +22,7 @@
 
 #define SUPERBLOCK_MAGIC 0x314c4f5659445053u
 #define CRC_AT (BLOCK_BYTES - 4)
+#define INTERRUPTS_MAX 100
 
 void volume_name(char name[VOLUME_NAME_BYTES], uint32_t id, const char *suffix)
 {
@@ -88,18 +89,29 @@ static void encode_superblock(const struct volume *volume, const struct identity
     store_u32(block + CRC_AT, engine_crc32c(0, block, CRC_AT));
 }
 
-/* Preallocation means that an append cannot meet a full disk. Where it does not exist, the file is sparse. */
-static int reserve_space(const struct volume *volume, int file)
+/* An append cannot meet a full disk: space is taken before anything is written. In steps, so that a volume takes little
+ * more than it holds. Where preallocation does not exist the file is sparse. */
+int volume_allocate(struct volume *volume, uint64_t end)
 {
     const struct engine_io *io = volume->io;
+    pthread_mutex_lock(&volume->lock);
+    uint64_t start = volume->allocated;
+    pthread_mutex_unlock(&volume->lock);
+    if (end <= start)
+        return 0;
     int tries = 0;
-    while (io->fallocate(io->context, file, 0, 0, volume->size) != 0) {
-        if (errno == EINTR && ++tries < 100)
+    while (io->fallocate(io->context, volume->file, 0, start, end - start) != 0) {
+        if (errno == EINTR && ++tries < INTERRUPTS_MAX)
             continue;
-        if (errno == EOPNOTSUPP || errno == ENOSYS)
-            return io->ftruncate(io->context, file, volume->size);
-        return -1;
+        if (errno != EOPNOTSUPP && errno != ENOSYS)
+            return -1;
+        end = volume->size;
+        break;
     }
+    pthread_mutex_lock(&volume->lock);
+    if (end > volume->allocated)
+        volume->allocated = end;
+    pthread_mutex_unlock(&volume->lock);
     return 0;
 }
 
@@ -121,7 +133,10 @@ int volume_create(struct volume *volume, const struct identity *owner, uint64_t 
     if (volume->file < 0)
         return failure_os(error, errno, "cannot create %s", temporary);
     bool renamed = false;
-    if (reserve_space(volume, volume->file) != 0 || io_write(io, volume->file, blocks, sizeof blocks, 0) != 0 ||
+    /* The size is final at once: an append changes no metadata that its sync would have to write as well. */
+    if (io->ftruncate(io->context, volume->file, size) != 0 ||
+        volume_allocate(volume, size < VOLUME_ALLOCATION_STEP ? size : VOLUME_ALLOCATION_STEP) != 0 ||
+        io_write(io, volume->file, blocks, sizeof blocks, 0) != 0 ||
         io->fsync(io->context, volume->file) != 0)
         goto failed;
     if (io->rename(io->context, volume->directory, temporary, name) != 0)
@@ -172,7 +187,8 @@ int volume_open(struct volume *volume, const struct identity *owner, bool *short
     if (volume->file < 0)
         return failure(error, ENGINE_CORRUPT, errno, "cannot open %s", name);
     int status = read_superblock(volume, owner, name, error);
-    if (status == ENGINE_OK && io->size(io->context, volume->file, &file_size) != 0)
+    if (status == ENGINE_OK && (io->size(io->context, volume->file, &file_size) != 0 ||
+                                io->allocated(io->context, volume->file, &volume->allocated) != 0))
         status = failure(error, ENGINE_CORRUPT, errno, "cannot measure %s", name);
     if (status != ENGINE_OK) {
         io_close(io, volume->file);

@@ -16,6 +16,8 @@
 
 #define VOLUME_DATA_START (2u * BLOCK_BYTES)
 #define VOLUME_NAME_BYTES 32
+#define VOLUME_ALLOCATION_STEP ((uint64_t)32 << 20) /* space is taken from the disk in such pieces, ahead of the tail */
+#define VOLUME_ALLOCATION_UNIT ((uint64_t)1 << 20)  /* ... or smaller ones when that is all there is */
 
 enum volume_state {
     VOLUME_STANDBY,     /* empty, prepared ahead */
@@ -60,6 +62,7 @@ struct volume {
     uint64_t live_bytes;
     uint64_t pad_bytes; /* between VOLUME_DATA_START and tail */
     uint64_t punched_bytes;
+    uint64_t allocated;  /* the disk has space for everything before */
     uint64_t checkpoint_tail;
     uint64_t checkpoint_ns; /* monotonic */
     bool changed;           /* since the last checkpoint */
@@ -94,6 +97,9 @@ int volume_create(struct volume *volume, const struct identity *owner, uint64_t 
 /* Opens the file and reads its superblock. CORRUPT when neither copy is valid or it is of another disk; MISMATCH when it
  * is of a newer format. *short_file: the file ends before the volume does. */
 int volume_open(struct volume *volume, const struct identity *owner, bool *short_file, engine_error *error);
+
+/* Takes space from the disk up to end (a multiple of VOLUME_ALLOCATION_UNIT, or the size). 0 or -1 and errno. */
+int volume_allocate(struct volume *volume, uint64_t end);
 
 /* Reads bytes for a verified read; past the page cache when the volume has failed. 0 or -1 and errno. */
 int volume_readv(struct volume *volume, const struct iovec *parts, int count, uint64_t offset);

@@ -7,8 +7,6 @@
 #include "failure.h"
 #include "store.h"
 
-#define SIZE_STEP ((uint64_t)1 << 20)
-
 struct volume *volumes_get(engine_store *store, uint32_t slot)
 {
     pthread_mutex_lock(&store->volumes_lock);
@@ -86,7 +84,7 @@ static uint64_t affordable_size(engine_store *store, uint64_t needed)
         return 0;
     if (size < needed)
         size = needed;
-    while (size > usable && size / 2 >= needed && size / 2 >= SIZE_STEP)
+    while (size > usable && size / 2 >= needed && size / 2 >= VOLUME_ALLOCATION_UNIT)
         size /= 2;
     return size <= usable ? size : 0;
 }
@@ -97,7 +95,7 @@ static int create_locked(engine_store *store, uint64_t footprint, struct volume 
     *created = NULL;
     if (atomic_load(&store->failed))
         return failure(error, ENGINE_FAILED, 0, "the store has failed");
-    uint64_t size = affordable_size(store, round_up(VOLUME_DATA_START + footprint + BLOCK_BYTES, SIZE_STEP));
+    uint64_t size = affordable_size(store, round_up(VOLUME_DATA_START + footprint + BLOCK_BYTES, VOLUME_ALLOCATION_UNIT));
     if (size == 0)
         return failure(error, ENGINE_DISK_FULL, ENOSPC, "no space for a volume above the reserve");
     pthread_mutex_lock(&store->volumes_lock);
@@ -135,6 +133,30 @@ int volumes_create(engine_store *store, uint64_t footprint, struct volume **volu
     int status = create_locked(store, footprint, volume, error);
     pthread_mutex_unlock(&store->volumes_create);
     return status;
+}
+
+int volumes_allocate(engine_store *store, struct volume *volume, uint64_t end, engine_error *error)
+{
+    uint64_t usable = 0;
+    uint64_t reserve = 0;
+    pthread_mutex_lock(&volume->lock);
+    uint64_t allocated = volume->allocated;
+    pthread_mutex_unlock(&volume->lock);
+    if (end <= allocated)
+        return ENGINE_OK;
+    uint64_t needed = round_up(end, VOLUME_ALLOCATION_UNIT);
+    uint64_t target = allocated + VOLUME_ALLOCATION_STEP > needed ? allocated + VOLUME_ALLOCATION_STEP : needed;
+    if (volumes_space(store, &usable, &reserve) != 0)
+        return failure(error, ENGINE_FAILED, errno, "cannot ask the file system for its space");
+    if (target - allocated > usable)
+        target = needed;
+    if (target > volume->size)
+        target = volume->size;
+    if (target - allocated > usable)
+        return failure(error, ENGINE_DISK_FULL, ENOSPC, "no space above the reserve");
+    if (volume_allocate(volume, target) != 0)
+        return failure_os(error, errno, "volume %u: cannot take space", (unsigned)volume->id);
+    return ENGINE_OK;
 }
 
 static bool has_room(struct volume *volume, uint64_t footprint)
@@ -193,6 +215,35 @@ int volumes_activate(engine_store *store, uint64_t footprint, struct volume **vo
 cleanup:
     pthread_mutex_unlock(&store->volumes_create);
     return status;
+}
+
+void volumes_allocate_ahead(engine_store *store)
+{
+    engine_error ignored;
+    pthread_mutex_lock(&store->volumes_lock);
+    struct volume *active = store->active;
+    pthread_mutex_unlock(&store->volumes_lock);
+    if (active == NULL)
+        return;
+    pthread_mutex_lock(&active->lock);
+    uint64_t wanted = active->tail + VOLUME_ALLOCATION_STEP / 2;
+    uint64_t end = wanted < active->size ? wanted : active->size;
+    pthread_mutex_unlock(&active->lock);
+    /* Without success the appender tries itself when it must, and reports. */
+    (void)volumes_allocate(store, active, end, &ignored);
+}
+
+bool volumes_need_care(engine_store *store)
+{
+    pthread_mutex_lock(&store->volumes_lock);
+    struct volume *active = store->active;
+    pthread_mutex_unlock(&store->volumes_lock);
+    if (active == NULL)
+        return false;
+    pthread_mutex_lock(&active->lock);
+    bool soon = active->allocated < active->size && active->allocated < active->tail + VOLUME_ALLOCATION_STEP / 2;
+    pthread_mutex_unlock(&active->lock);
+    return soon || volumes_need_standby(store);
 }
 
 bool volumes_need_standby(engine_store *store)

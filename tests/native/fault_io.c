@@ -270,6 +270,13 @@ static int fault_size(void *context, int file, uint64_t *size)
     return reason ? failed(reason) : fault->real->size(NULL, file, size);
 }
 
+static int fault_allocated(void *context, int file, uint64_t *bytes)
+{
+    struct fault_io *fault = context;
+    int reason = decide(fault, false);
+    return reason ? failed(reason) : fault->real->allocated(NULL, file, bytes);
+}
+
 static int fault_space(void *context, int file, uint64_t *free_bytes, uint64_t *total_bytes)
 {
     struct fault_io *fault = context;
@@ -322,6 +329,7 @@ struct fault_io *fault_io_new(void)
         .unlink = fault_unlink,
         .lock = fault_lock,
         .size = fault_size,
+        .allocated = fault_allocated,
         .space = fault_space,
         .list = fault_list,
         .drop_cache = fault_drop_cache,
