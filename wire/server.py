@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -81,6 +82,7 @@ def serve(
         print(f"{name}: cannot listen on {host} port {port}: {error.strerror or error}", file=sys.stderr)
         return EXIT_BIND_FAILED
     host, port = listener.getsockname()[:2]
+    _take_all_descriptors()
     if on_listening is not None:
         on_listening(host, port)
     log.info("listening", extra={"room": name, "host": host, "port": port, "pid": os.getpid()})
@@ -136,6 +138,13 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _take_all_descriptors() -> None:
+    """Raise the soft limit to the hard one: a store keeps one descriptor per volume (1,000 per TiB), a server one per
+    connection, and the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _leave(code: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -181,3 +182,15 @@ def test_requests_hold_the_log_line_with_their_id(server: Server) -> None:
     wait_until(lambda: "request_id=my-id-1" in server.log, 5, "the log line")
     (line,) = [line for line in server.log.splitlines() if "request_id=my-id-1" in line]
     assert "GET /who 200 room=echo method=GET path=/who status=200 ms=" in line
+
+
+def test_a_server_may_open_as_many_files_as_the_system_lets_it() -> None:
+    soft_before, hard_before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard_before), hard_before))  # as a shell hands it on
+    try:
+        with serving(ECHO) as server:
+            limits = Path(f"/proc/{server.worker_pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft_before, hard_before))
+    soft, hard = next(line for line in limits.splitlines() if line.startswith("Max open files")).split()[3:5]
+    assert soft == hard
