@@ -10,6 +10,9 @@ BENCH_ARGS ?=
 # `clients` also installs docker, podman and skopeo for the tests that use them.
 TEST_PACKAGES ?= test
 
+# Many tests wait for disks and processes; see tests/conftest.py for what stays together. ARGS=-n0: one at a time.
+PYTEST_PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder --durations=15
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 ENGINE_SOURCES := $(wildcard native/include/*.h native/src/*.c native/src/*.h) native/build_engine.py setup.py
 
@@ -25,7 +28,7 @@ serve: $(VENV)/.serve ## Set up what is missing and run the embedded registry (D
 
 test: $(VENV)/.test ## Set up what is missing, check style and types, run all tests (ARGS="-k name")
 	@status=0; $(MAKE) --no-print-directory lint || status=1; \
-	$(BIN)/python -m pytest $(ARGS) || status=1; exit $$status
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(ARGS) || status=1; exit $$status
 
 lint: $(VENV)/.test ## Check style (ruff) and types (mypy --strict)
 	$(BIN)/ruff check .

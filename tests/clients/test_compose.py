@@ -9,7 +9,7 @@ from tests.clients.compose import ComposeCluster
 from tests.clients.images import Index, layout_blobs
 from tests.clients.tools import Skopeo
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]  # images are built in the first one
 
 ONE_SHOT = {"secrets", "migrate", "group-1", "group-2"}
 FOREIGN = {"postgres", "nginx"}

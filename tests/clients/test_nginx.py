@@ -15,7 +15,11 @@ import pytest
 
 from tests.clients.targets import Target
 
-pytestmark = [pytest.mark.clients, pytest.mark.parametrize("target", ["cluster", "compose"], indirect=True)]
+pytestmark = [
+    pytest.mark.clients,
+    pytest.mark.timeout(900),
+    pytest.mark.parametrize("target", ["cluster", "compose"], indirect=True),
+]
 
 _SEEN_S = 30.0
 _PIECE_BYTES = 1 << 20

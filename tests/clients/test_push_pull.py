@@ -8,7 +8,7 @@ from tests.clients.images import Image, Index, layout_blobs
 from tests.clients.targets import Target
 from tests.clients.tools import Docker, ImageClient, Podman, Skopeo
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]  # images are built in the first one
 
 
 def _fresh_reference(target: Target, image: Image) -> str:
