@@ -20,9 +20,10 @@ PAUSE_MAX_S = 1.0
 
 
 class HttpMetaStore:
-    """Asks the server that answered last; when it does not answer or is overloaded, the others, round after round with
-    growing pauses, for `wait_s` seconds in all. All servers work on one database and every call is harmless to repeat,
-    so it does not matter which of them answers, nor whether one that died had begun. Thread-safe.
+    """Asks the server that answered last; when it does not answer within its share of the time or is overloaded, the
+    others, round after round with growing pauses, for `wait_s` seconds in all. All servers work on one database and
+    every call is harmless to repeat, so it does not matter which of them answers, nor whether one that died had begun.
+    Thread-safe.
 
     `wait_s` should not be less than the servers' own wait for their database. Errors are those of metaserver.interface.
     """
@@ -197,16 +198,19 @@ class HttpMetaStore:
         pause_s = PAUSE_FIRST_S
         while True:
             failures = []
-            for number in self._order():
-                left_s = max(1.0, deadline_s - time.monotonic())
+            for asked, number in enumerate(self._order()):
+                # An equal share for each server still to be asked: one that is silent must not use up all the time.
+                share_s = max(1.0, (deadline_s - time.monotonic()) / (len(self._clients) - asked))
                 try:
-                    answer = self._clients[number].json(method, path, params=params, json=body, read_timeout_s=left_s)
+                    answer = self._clients[number].json(method, path, params=params, json=body, read_timeout_s=share_s)
                 except UnicodeEncodeError as error:
                     raise BadRequest(f"{error.object!r} is not valid Unicode") from error
                 except SpeedyError as error:
                     if not error.retryable:
                         raise
                     failures.append(error)
+                    if self._preferred == number:
+                        self._preferred = (number + 1) % len(self._clients)
                     if wait_s and time.monotonic() >= deadline_s:
                         break
                 else:

@@ -126,6 +126,16 @@ def test_a_server_that_is_down_is_passed_over(server: Server, dead_url: str) -> 
     client.close()
 
 
+def test_a_server_that_takes_requests_and_never_answers_is_passed_over_and_then_avoided(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = HttpMetaStore([f"http://127.0.0.1:{silent.getsockname()[1]}", server.url], KEY, wait_s=4.0)
+        blob = client.put_blob("silent", digest_of("silent"), cut(5))
+        started_s = time.monotonic()
+        assert client.blob("silent", blob.digest) == blob
+        assert time.monotonic() - started_s < 1.0
+        client.close()
+
+
 def test_when_no_server_answers_the_wait_is_bounded(dead_url: str) -> None:
     client = HttpMetaStore([dead_url, dead_url], KEY, wait_s=0.5)
     for call, least_s in ((client.create_file, 0.2), (client.check, 0.0)):
