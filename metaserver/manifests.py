@@ -93,9 +93,10 @@ class Manifests(Transactions):
         _check_manifest(repository, manifest, tags)
 
         def put(connection: Connection) -> Manifest | list[str]:
-            # A repository that is not there has nothing, and a refused manifest must not make it.
+            # A repository that is not there has nothing, and a refused manifest must not make it. What one that is made
+            # just now has is not looked at: without its lock, it could be gone again before the commit.
             there = repository_rows.share(connection, repository)
-            missing = _missing(connection, repository, manifest)
+            missing = _missing(connection, repository, manifest) if there else _required(manifest)
             if missing:
                 fragment_rows.kill(connection, manifest.fragments)
                 return missing
@@ -171,7 +172,7 @@ def _missing(connection: Connection, repository: str, manifest: NewManifest) -> 
     """Digests that have to be in the repository and are not, in the manifest's order."""
     blobs: set[str] = set()
     manifests: set[str] = set()
-    wanted = list(dict.fromkeys(manifest.blobs + manifest.manifests))
+    wanted = _required(manifest)
     children = set(manifest.manifests)
     for some in _slices(wanted):
         parameters = {
@@ -188,6 +189,10 @@ def _missing(connection: Connection, repository: str, manifest: NewManifest) -> 
         for digest in wanted
         if (digest in needed_blobs and digest not in blobs) or (digest in children and digest not in present_children)
     ]
+
+
+def _required(manifest: NewManifest) -> list[str]:
+    return list(dict.fromkeys(manifest.blobs + manifest.manifests))
 
 
 def _put_references(connection: Connection, manifest: NewManifest) -> None:

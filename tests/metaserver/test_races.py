@@ -86,6 +86,26 @@ def test_a_manifest_waits_for_the_deletion_of_its_blob_and_is_refused(postgres_s
         store.manifest(REPO, "v1")
 
 
+def test_a_manifest_is_not_let_in_by_a_repository_that_came_and_went_meanwhile(postgres_store: Opened) -> None:
+    other_engine = create_engine(postgres_store.engine.url.render_as_string(hide_password=False))
+    other = LocalMetaStore(other_engine)
+    todo = [lambda: other.put_blob(REPO, BLOB, cut(5)), lambda: other.delete_blob(REPO, BLOB)]
+
+    def between_statements(*_arguments: object) -> None:
+        if todo:
+            todo.pop(0)()
+
+    event.listen(postgres_store.engine, "after_cursor_execute", between_statements)
+    try:
+        with pytest.raises(ReferencesMissing):
+            postgres_store.store.put_manifest(REPO, new_manifest("m", blobs=[BLOB]), ["v1"])
+    finally:
+        event.remove(postgres_store.engine, "after_cursor_execute", between_statements)
+        other_engine.dispose()
+    with pytest.raises(ManifestUnknown):
+        postgres_store.store.manifest(REPO, "v1")
+
+
 def test_a_deletion_waits_for_the_manifest_that_names_the_blob(postgres_store: Opened) -> None:
     store = postgres_store.store
     store.put_blob(REPO, BLOB, cut(5))
