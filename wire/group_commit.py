@@ -90,6 +90,10 @@ class GroupCommitter:
             return
         with self._lock:
             never_ran = job.state == "waiting"
+            if never_ran:
+                # Under the same lock: a writer that took it now would do what its caller is told was not done.
+                self._waiting.remove(job)
+                job.state = "done"
         if never_ran:
             raise DeadlineExceeded(f"the database's writer was busy for {self._wait_s} s; nothing was changed")
         # It is being run: its outcome is worth waiting for, but not for ever.
