@@ -86,7 +86,6 @@ def serving(build: str, arguments: dict[str, Any] | None = None, **options: Any)
         yield server
     finally:
         stop(server)
-        shutil.rmtree(server.log_path.parent, ignore_errors=True)
 
 
 def start(build: str, arguments: dict[str, Any] | None = None, *, ready: bool = True, **options: Any) -> Server:
@@ -116,18 +115,21 @@ def start(build: str, arguments: dict[str, Any] | None = None, *, ready: bool = 
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with code {process.poll()}")
     except Exception as error:
+        log_text = server.log
         stop(server)
-        raise RuntimeError(f"{build} did not start: {error}\n{server.log}") from error
+        raise RuntimeError(f"{build} did not start: {error}\n{log_text}") from error
     return server
 
 
 def stop(server: Server) -> None:
-    """End a server whatever its state, and every process it left."""
+    """End a server whatever its state, and every process it left; its log goes too."""
     try:
         server.stop()
     except subprocess.TimeoutExpired:
         os.killpg(server.process.pid, signal.SIGKILL)
         server.process.wait(10)
+    finally:
+        shutil.rmtree(server.log_path.parent, ignore_errors=True)
 
 
 def is_ready(server: Server) -> bool:
