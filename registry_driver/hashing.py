@@ -1,8 +1,8 @@
 """Hashing a stream beside receiving it: buffers in order, in one helper task at a time.
 
 Digest.update releases the GIL, so a stream's bytes are hashed on one core while the next ones are received on
-another. A digest is sequential: there is never more than one task per stream, and between bursts there is none, so
-that an idle stream holds no thread.
+another. A digest is sequential: there is never more than one task per stream. A task is one piece: streams whose bytes
+come faster than they are hashed take turns, and an idle stream holds no thread.
 """
 
 from __future__ import annotations
@@ -45,18 +45,26 @@ class HashLane:
             raise
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                if not self._pieces:
-                    self._running = False
-                    return
-                piece, done = self._pieces.popleft()
-            state: bytes | None = None
-            if self._error is None:  # behind a gap the state would be that of other bytes
-                try:
-                    self._digest.update(piece)
-                    state = self._digest.export_state()
-                except BaseException as error:  # noqa: BLE001 - handed to the stream's own thread
-                    self._error = error
-            del piece
-            done(state, self._error)
+        while self._hash_next():
+            try:
+                self._executor.submit(self._run)  # behind the streams that wait for a thread
+            except RuntimeError:  # the executor is closing: what was added is hashed all the same
+                continue
+            return
+
+    def _hash_next(self) -> bool:
+        """Hash one piece; whether there are more. False leaves the lane to the next add()."""
+        with self._lock:
+            piece, done = self._pieces.popleft()
+        state: bytes | None = None
+        if self._error is None:  # behind a gap the state would be that of other bytes
+            try:
+                self._digest.update(piece)
+                state = self._digest.export_state()
+            except BaseException as error:  # noqa: BLE001 - handed to the stream's own thread
+                self._error = error
+        del piece
+        done(state, self._error)
+        with self._lock:
+            self._running = bool(self._pieces)
+            return self._running
