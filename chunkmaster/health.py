@@ -77,11 +77,12 @@ class Health:
         return max(0.0, self._clock() - report.heard_s)
 
     def wait_heard(self, members: Iterable[MemberRow]) -> None:
-        """Wait until every member that is not known to be away has reported, or the first trust has ended.
+        """Wait until every member has reported, or the first trust has ended.
 
-        The fids that they report decide what may be handed out: a database restored from a backup knows fewer.
+        The fids that they report decide what may be handed out: a database restored from a backup knows fewer. It may
+        also call a member new, or down, that has been up since; so their states excuse nobody.
         """
-        expected = {member.server_id for member in members if member.state not in ("new", "down")}
+        expected = {member.server_id for member in members}
         with self._heard:
             while not expected <= self._reports.keys():
                 left_s = self._trust_until_s - self._clock()

@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from chunkmaster import migrations
 from chunkmaster.core import LocalChunkMaster
-from chunkmaster.models import fid_counter
+from chunkmaster.models import fid_counter, members
 from tests.contracts.test_chunk_master import beat
 from tests.postgres import PostgresServer
 from tests.wire.serving import ROOT, wait_until
@@ -109,8 +109,9 @@ def test_masters_killed_in_the_middle_leave_no_fid_to_be_given_again(url: str, t
         assert_never_twice(ledger_of(*ledgers))
 
 
-def test_a_database_behind_the_chunkservers_is_not_believed(url: str) -> None:
-    """A database restored from a backup: its counter is older than the chunks."""
+@pytest.mark.parametrize("state", ["rw", "down", "new"])
+def test_a_database_behind_the_chunkservers_is_not_believed(url: str, state: str) -> None:
+    """A database restored from a backup: its counter is older than the chunks, and so is what it says of a server."""
     engine = create_engine(url)
     pair = ("cs-1", "http://10.0.0.1:5400")
     before = LocalChunkMaster(engine, down_after_s=30.0)
@@ -118,7 +119,8 @@ def test_a_database_behind_the_chunkservers_is_not_believed(url: str) -> None:
     before.heartbeat(beat(pair))
     used = before.reserve_fids("front-1", 1000)
     run_transaction(engine, lambda connection: connection.execute(update(fid_counter).values(last_fid=0)))
-    # A master that starts now waits for the servers it knows to be up, because they tell how far fids really are.
+    run_transaction(engine, lambda connection: connection.execute(update(members).values(state=state)))
+    # A master that starts now waits for the servers it knows, because they tell how far fids really are.
     after = LocalChunkMaster(engine, down_after_s=30.0)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(after.reserve_fids, "front-1", 10)
