@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from chunkserver.interface import CHUNK_BYTES_MAX
 from wire.buffers import BufferPool
@@ -32,8 +33,11 @@ class Payload:
             memory._take_back(self._pooled, self._cost_bytes)
 
     def __del__(self) -> None:
-        # An answer that was made and never sent (an error after the route) must not keep its bytes lent for ever.
-        self.release()
+        # An answer that was made and never sent (an error after the route) must not keep its bytes lent for ever. The
+        # garbage collector may run this in a thread that holds the pool's lock, so no lock is taken here.
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory._lost.append((self._pooled, self._cost_bytes))
 
 
 class PayloadMemory:
@@ -60,6 +64,7 @@ class PayloadMemory:
         self._changed = threading.Condition()
         self._queue: deque[object] = deque()  # one entry per waiting request, bounded by the server's threads
         self._lent_bytes = 0
+        self._lost: deque[tuple[memoryview | None, int]] = deque()  # never released; bounded like what is lent
 
     @property
     def lent_bytes(self) -> int:
@@ -69,6 +74,7 @@ class PayloadMemory:
         """Memory for `length` bytes with undefined contents. Raises Overloaded when it did not come free in time."""
         pooled = self._small_bytes < length <= self._pooled_bytes
         cost_bytes = self._pooled_bytes if pooled else length
+        self._take_back_lost()
         self._admit(cost_bytes)
         try:
             if pooled:
@@ -81,6 +87,7 @@ class PayloadMemory:
 
     def trim(self, idle_s: float) -> None:
         """Give pooled memory that nobody used for `idle_s` back to the system."""
+        self._take_back_lost()
         self._pool.trim(idle_s)
 
     def _admit(self, cost_bytes: int) -> None:
@@ -100,6 +107,11 @@ class PayloadMemory:
             finally:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
+
+    def _take_back_lost(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._take_back(*self._lost.popleft())
 
     def _take_back(self, pooled: memoryview | None, cost_bytes: int) -> None:
         if pooled is not None:

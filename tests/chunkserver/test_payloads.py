@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -84,6 +85,28 @@ def test_memory_of_an_answer_that_was_never_sent_comes_back() -> None:
     payload = memory.lend(4 * MIB)
     del payload
     gc.collect()
+    memory.trim(60.0)
+    assert memory.lent_bytes == 0
+
+
+def test_lost_memory_that_is_found_inside_the_pool_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = PayloadMemory(CHUNK_BYTES_MAX)
+    payload = memory.lend(4 * MIB)
+    cycle: list[object] = [payload]
+    cycle.append(cycle)
+    del payload, cycle
+    lend = memory._pool._lend
+
+    def lend_while_the_collector_runs(pages: mmap.mmap) -> memoryview:
+        gc.collect()  # any allocation there may start it
+        return lend(pages)
+
+    monkeypatch.setattr(memory._pool, "_lend", lend_while_the_collector_runs)
+    lender = threading.Thread(target=lambda: memory.lend(4 * MIB).release(), daemon=True)
+    lender.start()
+    lender.join(10)
+    assert not lender.is_alive()
+    memory.trim(60.0)
     assert memory.lent_bytes == 0
 
 
