@@ -128,9 +128,7 @@ class StreamWriter:
         while not ended:
             self._filled = 0
             if self._fill(source, small):
-                # What a sender that stopped had sent is kept to the byte: it may be all that a slow line got across.
-                # A body that is wrong in form adds nothing but what was stored before that was seen.
-                if self._filled and (self._source_error is None or isinstance(self._source_error, STOPPED)):
+                if self._filled and self._is_worth_keeping():
                     self._send(small[: self._filled], None, last=True)
                 return
             self._wait_for_chunks(unfinished_max=self._limits.write_window - 1)
@@ -142,7 +140,15 @@ class StreamWriter:
             except BaseException:
                 self._pool.release(buffer)
                 raise
+            if not self._is_worth_keeping():
+                self._pool.release(buffer)
+                return
             self._send(room[: self._filled], buffer, last=ended)
+
+    def _is_worth_keeping(self) -> bool:
+        """What a sender that stopped had sent is kept to the byte: it may be all that a slow line got across. A body
+        that is wrong in form adds nothing but what was stored before that was seen."""
+        return self._source_error is None or isinstance(self._source_error, STOPPED)
 
     def _fill(self, source: ByteSource, room: memoryview) -> bool:
         """Receive until `room` is full (False) or the source is at its end or broken (True)."""

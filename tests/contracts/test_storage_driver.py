@@ -23,6 +23,7 @@ from tests.imageserver.http import served
 from tests.imageserver.waiting import wait_until
 from wire.buffers import BufferPool
 from wire.errors import (
+    BadRequest,
     ChunkNotFound,
     ChunkUnreadable,
     NoGroupAvailable,
@@ -256,6 +257,17 @@ def test_a_cut_source_leaves_its_durable_prefix_recorded(setup: Setup, cut_at: i
         assert state.hexdigest() == hashlib.sha256(data[: recorder.offset]).hexdigest()
     else:
         assert recorder.offset == 0
+
+
+@pytest.mark.parametrize("wrong_at", [1000, CHUNK - 1000, 2 * CHUNK + 1000, 2 * CHUNK + 100_000])
+def test_a_source_that_is_wrong_in_form_leaves_nothing_of_the_chunk_it_was_in(setup: Setup, wrong_at: int) -> None:
+    driver = setup.driver()
+    data = some_bytes(wrong_at)
+    recorder = Recorder()
+    with pytest.raises(BadRequest):
+        driver.write_stream(Pieces(data, error=BadRequest("bad")), offset=0, digest=Digest("sha256"), record=recorder)
+    assert recorder.offset == wrong_at // CHUNK * CHUNK
+    assert setup.pool.in_use == 0
 
 
 def test_a_chunk_that_fails_in_the_middle_ends_the_stream_with_the_chunks_before_it_recorded(setup: Setup) -> None:
