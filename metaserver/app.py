@@ -12,7 +12,7 @@ GET  /v1/files/fragments           {"fragments"}      POST /v1/blobs/delete     
 GET  /v1/dead-fragments            {"fragments"}      POST /v1/manifests          ManifestAnswer
 POST /v1/dead-fragments/forget     204                GET  /v1/manifests          ManifestAnswer
 GET  /v1/tags                      Page               POST /v1/manifests/delete   204
-POST /v1/tags/delete               204                GET  /v1/referrers          {"manifests": [...]}
+POST /v1/tags/delete               204                GET  /v1/referrers          ManifestPageAnswer
 GET  /v1/repositories              Page               GET  /v1/check              204
 """
 
@@ -201,8 +201,8 @@ def _add_manifests(app: Flask, store: Catalogue) -> None:
 
     @app.get("/v1/referrers")
     def referrers() -> Response:
-        found = store.referrers(_text("repository"), _text("subject"), request.args.get("artifact_type"))
-        return jsonify(manifests=to_json([msg.ManifestAnswer.of(manifest) for manifest in found]))
+        page = store.referrers(_text("repository"), _text("subject"), request.args.get("artifact_type"), _text("after"))
+        return _value(msg.ManifestPageAnswer.of(page))
 
 
 def _add_listings(app: Flask, store: Catalogue) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metaserver import messages as msg
-from metaserver.interface import Blob, FileInfo, Fragment, Manifest, NewManifest, Page, Upload
+from metaserver.interface import Blob, FileInfo, Fragment, Manifest, ManifestPage, NewManifest, Page, Upload
 from wire.auth import ClusterKey
 from wire.errors import BadRequest, SpeedyError, Unavailable
 from wire.http import ServiceClient
@@ -172,9 +172,13 @@ class HttpMetaStore:
     def repositories(self, after: str = "", limit: int = 1000) -> Page:
         return from_json(Page, self._get("/v1/repositories", after=after, limit=limit))
 
-    def referrers(self, repository: str, subject: str, artifact_type: str | None = None) -> list[Manifest]:
-        answer = self._get("/v1/referrers", repository=repository, subject=subject, artifact_type=artifact_type)
-        return [item.manifest() for item in from_json(list[msg.ManifestAnswer], answer["manifests"])]
+    def referrers(
+        self, repository: str, subject: str, artifact_type: str | None = None, after: str = ""
+    ) -> ManifestPage:
+        answer = self._get(
+            "/v1/referrers", repository=repository, subject=subject, artifact_type=artifact_type, after=after
+        )
+        return from_json(msg.ManifestPageAnswer, answer).page()
 
     # -- calling ------------------------------------------------------------------------------------------------------
 

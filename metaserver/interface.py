@@ -76,6 +76,14 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestPage:
+    """A slice of a list in digest order; `more` tells whether manifests follow the last one."""
+
+    manifests: tuple[Manifest, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NewManifest:
     """A manifest to be put. `fragments` hold its bytes (stored already). `blobs` and `manifests` are the digests that
     must be in the repository; `optional` are references that need not be (foreign layers) but count as references when
@@ -239,9 +247,15 @@ class Catalogue(Protocol):
 
     def repositories(self, after: str = "", limit: int = 1000) -> Page: ...
 
-    def referrers(self, repository: str, subject: str, artifact_type: str | None = None) -> list[Manifest]:
-        """Manifests of the repository whose subject is this digest, in digest order; bounded by 10,000. Empty when
-        unknown."""
+    def referrers(
+        self, repository: str, subject: str, artifact_type: str | None = None, after: str = ""
+    ) -> ManifestPage:
+        """Manifests of the repository whose subject is this digest, in digest order after the digest `after`. Empty
+        when unknown.
+
+        At most 10,000 entries, and no further one that would take the page's annotations above 4 MiB: anybody who may
+        push decides how many there are and how large.
+        """
         ...
 
 

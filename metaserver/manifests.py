@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, literal, select, union_all
+from sqlalchemy import Connection, bindparam, delete, func, literal, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
 from metaserver import fragment_rows, repository_rows
@@ -14,7 +14,7 @@ from metaserver import models as m
 from metaserver.checks import LIST_MAX, NAME_BYTES_MAX, check_digest, check_fragments, check_name
 from metaserver.content import MANIFESTS, Stored
 from metaserver.fragment_rows import IN_MAX
-from metaserver.interface import Manifest, NewManifest
+from metaserver.interface import Manifest, ManifestPage, NewManifest
 from metaserver.transactions import Transactions
 from wire.errors import BadRequest, ManifestUnknown, ReferencesMissing
 
@@ -40,12 +40,19 @@ _BY_TAG = (
     .join(m.manifests, m.manifests.c.digest == _links.c.digest)
     .where(m.tags.c.repository == bindparam("of_repository"), m.tags.c.tag == bindparam("of_tag"))
 )
-_REFERRERS = (
-    _JOINED.where(_links.c.repository == bindparam("of_repository"), _links.c.subject == bindparam("of_subject"))
-    .order_by(_links.c.digest)
-    .limit(LIST_MAX)
+_REFERRING = (
+    _links.c.repository == bindparam("of_repository"),
+    _links.c.subject == bindparam("of_subject"),
+    _links.c.digest > bindparam("after"),
 )
-_REFERRERS_OF_TYPE = _REFERRERS.where(_links.c.artifact_type == bindparam("of_type"))
+_OF_TYPE = _links.c.artifact_type == bindparam("of_type")
+_REFERRER_SIZES = (
+    select(_links.c.digest, func.length(_links.c.annotations))
+    .where(*_REFERRING)
+    .order_by(_links.c.digest)
+    .limit(LIST_MAX + 1)
+)
+_REFERRERS = _JOINED.where(*_REFERRING, _links.c.digest <= bindparam("last")).order_by(_links.c.digest).limit(LIST_MAX)
 _PRESENT = union_all(
     select(literal("blob").label("kind"), m.repository_blobs.c.digest)
     .where(m.repository_blobs.c.repository == bindparam("of_repository"))
@@ -156,16 +163,29 @@ class Manifests(Transactions):
 
         self._write(delete_row)
 
-    def referrers(self, repository: str, subject: str, artifact_type: str | None = None) -> list[Manifest]:
+    def referrers(
+        self, repository: str, subject: str, artifact_type: str | None = None, after: str = ""
+    ) -> ManifestPage:
         check_name("the repository", repository)
         check_digest(subject)
-        statement = _REFERRERS if artifact_type is None else _REFERRERS_OF_TYPE
-        parameters = {"of_repository": repository, "of_subject": subject}
+        check_name("after", after, empty=True)
+        sizes, referrers = _REFERRER_SIZES, _REFERRERS
+        parameters = {"of_repository": repository, "of_subject": subject, "after": after}
         if artifact_type is not None:
             check_name("the artifact type", artifact_type, empty=True)
+            sizes, referrers = sizes.where(_OF_TYPE), referrers.where(_OF_TYPE)
             parameters["of_type"] = artifact_type
-        rows = self._read(lambda connection: connection.execute(statement, parameters).all())
-        return [_from_row(row) for row in rows]
+
+        def list_referrers(connection: Connection) -> ManifestPage:
+            # Sizes first: the annotations of all of them may not fit into memory.
+            found = [(digest, size) for digest, size in connection.execute(sizes, parameters)]
+            count = _fitting([size for _, size in found[:LIST_MAX]])
+            if count == 0:
+                return ManifestPage((), more=False)
+            rows = connection.execute(referrers, {**parameters, "last": found[count - 1][0]})
+            return ManifestPage(tuple(_from_row(row) for row in rows), more=len(found) > count)
+
+        return self._read(list_referrers)
 
 
 def _missing(connection: Connection, repository: str, manifest: NewManifest) -> list[str]:
@@ -189,6 +209,16 @@ def _missing(connection: Connection, repository: str, manifest: NewManifest) -> 
         for digest in wanted
         if (digest in needed_blobs and digest not in blobs) or (digest in children and digest not in present_children)
     ]
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many of them make a page; one at least."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if count and total > ANNOTATIONS_BYTES_MAX:
+            return count
+    return len(sizes)
 
 
 def _required(manifest: NewManifest) -> list[str]:

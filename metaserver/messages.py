@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from metaserver.interface import Fragment, Manifest, NewManifest
+from metaserver.interface import Fragment, Manifest, ManifestPage, NewManifest
 
 FragmentRows = tuple[tuple[int, int, int, int, int], ...]
 Pairs = tuple[tuple[str, str], ...]
@@ -197,3 +197,16 @@ class ManifestAnswer:
             artifact_type=manifest.artifact_type,
             annotations=tuple(manifest.annotations.items()),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestPageAnswer:
+    manifests: tuple[ManifestAnswer, ...]
+    more: bool
+
+    def page(self) -> ManifestPage:
+        return ManifestPage(tuple(item.manifest() for item in self.manifests), self.more)
+
+    @classmethod
+    def of(cls, page: ManifestPage) -> ManifestPageAnswer:
+        return cls(tuple(map(ManifestAnswer.of, page.manifests)), page.more)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from werkzeug.wrappers import Response
 
-from metaserver.interface import Manifest
+from metaserver.interface import Manifest, ManifestPage
 from registry_driver.calls import Call, answer, page_query
 from registry_driver.manifest_document import OCI_INDEX
 from registry_driver.names import DigestInvalid, is_digest_form, is_media_type, printable
@@ -65,19 +65,23 @@ def list_referrers(registry: Registry, call: Call) -> Response:
     listed = last
     # What is no media type is no manifest's artifactType.
     known = artifact_type is None or is_media_type(artifact_type)
-    for manifest in registry.referrers(call.repository, call.reference, artifact_type) if known else ():
-        if manifest.digest <= last:
-            continue
+    page = (
+        registry.referrers(call.repository, call.reference, artifact_type, last) if known else ManifestPage((), False)
+    )
+    more = page.more
+    for manifest in page.manifests:
         descriptor = json.dumps(_descriptor(manifest)).encode()
         size += len(descriptor)
         if descriptors and size > REFERRERS_PAGE_BYTES:
-            more: dict[str, str | int] = {"last": listed}
-            if artifact_type is not None:
-                more["artifactType"] = artifact_type
-            headers["Link"] = next_link(f"/v2/{call.repository}/referrers/{call.reference}", **more)
+            more = True
             break
         descriptors.append(descriptor)
         listed = manifest.digest
+    if more:
+        query_on: dict[str, str | int] = {"last": listed}
+        if artifact_type is not None:
+            query_on["artifactType"] = artifact_type
+        headers["Link"] = next_link(f"/v2/{call.repository}/referrers/{call.reference}", **query_on)
     body = b'{"schemaVersion": 2, "mediaType": "%s", "manifests": [%s]}' % (OCI_INDEX.encode(), b", ".join(descriptors))
     return answer(200, headers, body)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from metaserver.interface import Blob, Fragment, Manifest, MetaStore, NewManifest, Page, Upload
+from metaserver.interface import Blob, Fragment, Manifest, ManifestPage, MetaStore, NewManifest, Page, Upload
 from native.engine import Digest
 from registry_driver.caches import WeighedCache
 from registry_driver.driver import ByteSource, StorageDriver, WriteProgress
@@ -250,8 +250,8 @@ class Registry:
     def repositories(self, after: str, limit: int) -> Page:
         return self._meta.repositories(after, limit)
 
-    def referrers(self, repository: str, subject: str, artifact_type: str | None) -> list[Manifest]:
-        return self._meta.referrers(repository, subject, artifact_type)
+    def referrers(self, repository: str, subject: str, artifact_type: str | None, after: str) -> ManifestPage:
+        return self._meta.referrers(repository, subject, artifact_type, after)
 
     # -- parts of the above -------------------------------------------------------------------------------------------
     def _upload_at(self, repository: str, upload_id: str, start: int | None) -> Upload:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from metaserver.interface import Manifest, MetaStore
+from metaserver.interface import Manifest, ManifestPage, MetaStore
 from tests.metaserver.stores import MEDIA_TYPE, cut, dead_fids, digest_of, fids_of, new_manifest
 from wire.errors import BadRequest, BlobUnknown, Conflict, ManifestUnknown, ReferencesMissing, RepositoryUnknown
 
@@ -343,13 +343,25 @@ def test_referrers_are_the_repositorys_manifests_of_a_subject_in_digest_order(st
     put(store, "none")
     put(store, "foreign", subject=subject, repository="other")
     by_digest = sorted([*made, sbom], key=lambda manifest: manifest.digest)
-    assert store.referrers(REPO, subject) == by_digest
-    assert store.referrers(REPO, subject, "application/sbom") == [sbom]
-    assert store.referrers(REPO, subject, "application/none") == []
+    assert store.referrers(REPO, subject) == ManifestPage(tuple(by_digest), more=False)
+    assert store.referrers(REPO, subject, "application/sbom").manifests == (sbom,)
+    assert store.referrers(REPO, subject, "application/none").manifests == ()
+    assert store.referrers(REPO, subject, after=by_digest[3].digest).manifests == tuple(by_digest[4:])
     store.delete_manifest(REPO, sbom.digest)
-    assert sbom not in store.referrers(REPO, subject)
+    assert sbom not in store.referrers(REPO, subject).manifests
+
+
+def test_referrers_with_large_annotations_come_in_pages(store: MetaStore) -> None:
+    subject = digest_of("subject")
+    large = {"text": "x" * 1_500_000}
+    made = [put(store, f"r{number}", subject=subject, annotations=large) for number in range(5)]
+    pages = [store.referrers(REPO, subject)]
+    while pages[-1].more:
+        pages.append(store.referrers(REPO, subject, after=pages[-1].manifests[-1].digest))
+    assert [len(page.manifests) for page in pages] == [2, 2, 1]
+    assert [manifest for page in pages for manifest in page.manifests] == sorted(made, key=lambda m: m.digest)
 
 
 def test_unknown_subjects_and_repositories_have_no_referrers(store: MetaStore) -> None:
-    assert store.referrers(REPO, digest_of("subject")) == []
-    assert store.referrers("unknown", digest_of("subject")) == []
+    assert store.referrers(REPO, digest_of("subject")) == ManifestPage((), more=False)
+    assert store.referrers("unknown", digest_of("subject")) == ManifestPage((), more=False)
