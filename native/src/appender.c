@@ -60,13 +60,13 @@ static struct put *take_batch(struct put_queue *queue)
     return first;
 }
 
-/* Lays the needles out behind each other from start; returns the number of parts. */
-static int lay_out(const struct volume *volume, struct put *batch, uint64_t start, uint64_t seq, uint64_t synced_seq,
-                   struct iovec *parts)
+/* Lays the needles from batch to end out behind each other from start; returns the number of parts. */
+static int lay_out(const struct volume *volume, struct put *batch, const struct put *end, uint64_t start, uint64_t seq,
+                   uint64_t synced_seq, struct iovec *parts)
 {
     int count = 0;
     uint64_t at = start;
-    for (struct put *put = batch; put != NULL; put = put->next) {
+    for (struct put *put = batch; put != end; put = put->next) {
         needle_place(put->header, volume->uuid, at, seq++, synced_seq);
         parts[count].iov_base = put->header;
         parts[count++].iov_len = put->header_length;
@@ -84,13 +84,13 @@ static int lay_out(const struct volume *volume, struct put *batch, uint64_t star
     return count;
 }
 
-static void publish(engine_store *store, struct volume *volume, struct put *batch, uint64_t start, uint64_t bytes,
-                    unsigned needles)
+static void publish(engine_store *store, struct volume *volume, struct put *batch, const struct put *end,
+                    uint64_t start, uint64_t bytes, unsigned needles)
 {
     uint64_t at = start;
     uint64_t payload_bytes = 0;
     uint64_t fid_max = 0;
-    for (struct put *put = batch; put != NULL; put = put->next) {
+    for (struct put *put = batch; put != end; put = put->next) {
         payload_bytes += put->length;
         fid_max = put->fid > fid_max ? put->fid : fid_max;
     }
@@ -103,7 +103,7 @@ static void publish(engine_store *store, struct volume *volume, struct put *batc
         volume->fid_max = fid_max;
     volume->changed = true;
     pthread_mutex_unlock(&volume->lock);
-    for (struct put *put = batch; put != NULL; put = put->next) {
+    for (struct put *put = batch; put != end; put = put->next) {
         struct chunk_place place = {
             .fid = put->fid,
             .offset = at,
@@ -128,13 +128,14 @@ static void publish(engine_store *store, struct volume *volume, struct put *batc
     pthread_mutex_unlock(&volume->lock);
 }
 
-static int write_batch(engine_store *store, struct put *batch, engine_error *error)
+/* Everything from batch up to end (NULL: all). The list itself stays whole: others look for their fid in it. */
+static int write_batch(engine_store *store, struct put *batch, const struct put *end, engine_error *error)
 {
     const struct engine_io *io = store->io;
     struct iovec parts[BATCH_NEEDLES_MAX * PARTS_PER_NEEDLE];
     uint64_t bytes = 0;
     unsigned needles = 0;
-    for (const struct put *put = batch; put != NULL; put = put->next) {
+    for (const struct put *put = batch; put != end; put = put->next) {
         bytes += put->footprint;
         needles++;
     }
@@ -152,7 +153,7 @@ static int write_batch(engine_store *store, struct put *batch, engine_error *err
     status = volumes_allocate(store, volume, start + bytes, error);
     if (status != ENGINE_OK)
         return status;
-    int count = lay_out(volume, batch, start, seq, synced_seq, parts);
+    int count = lay_out(volume, batch, end, start, seq, synced_seq, parts);
     if (io_writev(io, volume->file, parts, count, start) != 0) {
         status = failure_os(error, errno, "volume %u: write failed", (unsigned)volume->id);
         /* Fail-stop also without space: behind the tail now stand bytes that no later batch may overwrite halfway. */
@@ -167,7 +168,7 @@ static int write_batch(engine_store *store, struct put *batch, engine_error *err
             return status;
         }
     }
-    publish(store, volume, batch, start, bytes, needles);
+    publish(store, volume, batch, end, start, bytes, needles);
     atomic_fetch_add(&store->counters.appends, needles);
     atomic_fetch_add(&store->counters.batches, 1);
     return ENGINE_OK;
@@ -176,16 +177,12 @@ static int write_batch(engine_store *store, struct put *batch, engine_error *err
 /* A full disk may still have room for the smaller ones of a batch. */
 static void write_one_by_one(engine_store *store, struct put *batch)
 {
-    while (batch != NULL) {
-        struct put *put = batch;
+    for (struct put *put = batch; put != NULL; put = put->next) {
         engine_error reason;
-        batch = put->next;
-        put->next = NULL;
         (void)no_failure(&reason);
-        put->status = write_batch(store, put, &reason);
+        put->status = write_batch(store, put, put->next, &reason);
         if (put->status != ENGINE_OK)
             *put->error = reason;
-        put->next = batch;
     }
 }
 
@@ -221,7 +218,7 @@ static void *run(void *argument)
             return NULL; /* stopping, and nothing is left */
         engine_error reason;
         (void)no_failure(&reason);
-        int status = write_batch(store, batch, &reason);
+        int status = write_batch(store, batch, NULL, &reason);
         bool each = status == ENGINE_DISK_FULL && batch->next != NULL;
         if (each)
             write_one_by_one(store, batch);

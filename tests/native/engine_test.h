@@ -55,5 +55,6 @@ void test_crashes(const struct test *test);
 void test_open_faults(const struct test *test);
 void test_fail_stop(const struct test *test);
 void test_primitive(const struct test *test);
+void test_full_disk(const struct test *test);
 
 #endif
