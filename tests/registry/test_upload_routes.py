@@ -277,7 +277,7 @@ class TestSessions:
             reply = client.send(method, f"{location}?digest={sha256(b'x')}", body)
             assert (reply.status, reply.code()) == (404, "BLOB_UPLOAD_UNKNOWN"), method
 
-    @pytest.mark.parametrize("upload_id", [str(uuid.uuid4()), "x", "..", "%00", "%ff", "a" * 300])
+    @pytest.mark.parametrize("upload_id", [str(uuid.UUID(int=1, version=4)), "x", "..", "%00", "%ff", "a" * 300])
     def test_an_unknown_session_is_404(self, client: Client, repository: str, upload_id: str) -> None:
         reply = client.send("PATCH", f"/v2/{repository}/blobs/uploads/{upload_id}", b"x")
         assert (reply.status, reply.code()) == (404, "BLOB_UPLOAD_UNKNOWN")
