@@ -3,7 +3,7 @@
 Satisfied by chunkmaster.core.LocalChunkMaster (over SQLAlchemy: SQLite or PostgreSQL) and
 chunkmaster.client.HttpChunkMaster; both pass tests/contracts/test_chunk_master.py.
 
-A group is a fixed set of ChunkServers (members) that all hold the same chunks. Groups and members are rows; health is
+A group is a fixed set of ChunkServers (members) that all hold the same chunks. Groups and members are rows; health
 comes from heartbeats. `GroupTable.version` grows whenever anything in the table changes that placement or reading
 depends on (group added, member address, member state, a good part of a member's space used or freed), so a client may
 ask with the version it has and get None when nothing changed.

@@ -34,11 +34,11 @@ from native.engine import crc32c
 from wire.auth import ClusterKey
 from wire.body import RequestBody
 from wire.errors import BadRequest, NotFound, RangeNotSatisfiable, SpeedyError
+from wire.http import CRC_HEADER
 from wire.response import StreamResponse
 from wire.service import create_service, metrics_of
 from wire.values import to_json
 
-CRC_HEADER = "Speedy-Crc32c"
 _CRC = re.compile(r"[0-9a-fA-F]{8}")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 

@@ -8,10 +8,8 @@ from chunkserver.interface import Buffer, ChunkInfo, StoreStat
 from native.engine import crc32c as crc32c_of
 from wire.auth import ClusterKey
 from wire.errors import ChunkUnreadable
-from wire.http import ServiceClient
+from wire.http import CRC_HEADER, ServiceClient
 from wire.values import from_json
-
-CRC_HEADER = "Speedy-Crc32c"
 
 
 class HttpChunkStore:

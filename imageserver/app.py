@@ -1,10 +1,9 @@
 """The HTTP face of an ImageServer (internal API, version 1).
 
-    PUT  /v1/chunks                                         body: the payload; Speedy-Crc32c        201, the reference
-    GET  /v1/chunks/<group_id>/<fid>?length=&crc32c=        whole, or one Range                     200 / 206,
-    Speedy-Crc32c POST /v1/chunks/delete                                  {"refs": [...]}                         200,
-    {"left": [...]} GET  /v1/check                                          can chunks be written?
-    204
+    PUT  /v1/chunks                    body: payload; Content-Length and Speedy-Crc32c are required -> 201, ChunkRef
+    GET  /v1/chunks/<group_id>/<fid>?length=&crc32c=   payload, or one Range of it; Speedy-Crc32c of the bytes sent
+    POST /v1/chunks/delete             {"refs": [ChunkRef, ...]} -> {"left": [ChunkRef, ...]}
+    GET  /v1/check                     204 when chunks can be written
 
 Payloads lie in pooled buffers; when none comes free in time, the answer is 503 with Retry-After. So the pool's size
 bounds both the memory and the number of chunks in transfer.
@@ -23,12 +22,13 @@ from prometheus_client.registry import Collector
 from chunkserver.interface import CHUNK_BYTES_MAX
 from imageserver.counters import Counters
 from imageserver.interface import ChunkRef, ImageStore
-from imageserver.protocol import CRC_HEADER, DELETE_MAX
+from imageserver.protocol import DELETE_MAX
 from native.engine import crc32c as crc32c_of
 from wire.auth import ClusterKey
 from wire.body import RequestBody
 from wire.buffers import BufferPool
 from wire.errors import BadRequest, PayloadTooLarge, RangeNotSatisfiable
+from wire.http import CRC_HEADER
 from wire.response import StreamResponse
 from wire.service import create_service, metrics_of
 from wire.values import from_json, to_json

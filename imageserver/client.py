@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from chunkserver.interface import CHUNK_BYTES_MAX, Buffer
 from imageserver.interface import ChunkRef
-from imageserver.protocol import CRC_HEADER, DELETE_MAX
+from imageserver.protocol import DELETE_MAX
 from native.engine import crc32c as crc32c_of
 from wire.auth import ClusterKey
 from wire.errors import (
@@ -26,7 +26,7 @@ from wire.errors import (
     TruncatedBody,
     Unavailable,
 )
-from wire.http import ServiceClient
+from wire.http import CRC_HEADER, ServiceClient
 from wire.values import from_json, to_json
 
 log = logging.getLogger("speedy.imageserver")

@@ -2,8 +2,5 @@
 
 from __future__ import annotations
 
-#: CRC-32C of a payload or of the part that is sent, 8 hexadecimal digits, in both directions
-CRC_HEADER = "Speedy-Crc32c"
-
 #: references in one delete request
 DELETE_MAX = 1000

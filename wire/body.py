@@ -62,8 +62,7 @@ class RequestBody:
         """Put up to len(buffer) bytes into `buffer`; their number, 0 at the proper end (or for an empty buffer).
 
         Raises TruncatedBody (details: received, announced) when the sender stopped early, DeadlineExceeded when it
-        was silent for
-        `idle_timeout_s`, BadRequest for a malformed chunk.
+        was silent for `idle_timeout_s`, BadRequest for a malformed chunk.
         """
         if self.ended or not buffer:
             return 0

@@ -43,6 +43,9 @@ from wire.transport import Adapter, Answer, reason, send_timeout_s, sending_time
 
 Buffer = bytes | bytearray | memoryview
 
+#: CRC-32C of a payload or of the part that is sent, 8 hexadecimal digits, in both directions
+CRC_HEADER = "Speedy-Crc32c"
+
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
 
