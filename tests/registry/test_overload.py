@@ -141,5 +141,7 @@ def test_a_client_that_sends_nothing_is_given_up() -> None:
             sock.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc".encode())
             reply = read_reply(sock)
         assert (reply.status, reply.headers["Connection"]) == (503, "close")
-        assert client.send("PUT", f"{location}?digest={sha256(b'abc')}", b"abc").status == 201
+        # What it had sent is kept; another one goes on from there.
+        assert client.send("GET", location).headers["Range"] == "0-2"
+        assert client.send("PUT", f"{location}?digest={sha256(b'abcdef')}", b"def").status == 201
         client.close()
