@@ -3,7 +3,8 @@
 SQLite: WAL, synchronous=FULL, foreign keys on. Writers run one after the other under BEGIN IMMEDIATE, and those that
 wait at the same time share one commit (wire.group_commit). Readers have connections of their own and never wait for the
 writer.
-PostgreSQL: synchronous_commit on, statement and lock timeouts, a bounded pool. Connections are not probed
+PostgreSQL: synchronous_commit on, statement and lock timeouts, a bounded pool, and an end to waiting for a server that
+stands still (wire.postgres). Connections are not probed
 before use: a stale one fails at the first statement, SQLAlchemy then drops all that are older, and run_transaction
 starts again, which is what it must be able to do anyway; a probe would cost every request a round trip.
 
@@ -27,11 +28,15 @@ from sqlalchemy.types import Double, TypeEngine
 
 from wire.errors import BadRequest, DeadlineExceeded, Overloaded, SpeedyError, StorageFull, Unavailable
 from wire.group_commit import GroupCommitter
+from wire.postgres import bounded
 from wire.schema import check_schema, upgrade
 
 __all__ = ["byte_sorted_text", "check_schema", "create_engine", "now_s", "run_transaction", "upgrade"]
 
 T = TypeVar("T")
+
+#: how much longer than its own time-out a server may take to tell that a statement was too slow
+_ANSWER_SLACK_S = 2.0
 
 #: SERIALIZABLE: as if transactions ran one after the other · READ COMMITTED: the caller locks what it relies on ·
 #: REPEATABLE READ: one snapshot (reads) · AUTOCOMMIT: a snapshot per statement, without BEGIN and COMMIT (reads)
@@ -84,7 +89,7 @@ def create_engine(
     engine = sqlalchemy.create_engine(
         parsed.set(drivername="postgresql+psycopg2"),
         connect_args={
-            "connect_timeout": connect_timeout_s,
+            "connection_factory": bounded(connect_timeout_s, statement_timeout_s + _ANSWER_SLACK_S),
             "application_name": "speedy",
             "keepalives_idle": 10,
             "keepalives_interval": 5,

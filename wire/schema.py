@@ -21,9 +21,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, exc, text
 
 from wire.errors import Unavailable
+from wire.postgres import BoundedConnection
 
 #: how long one starter waits for another that migrates
 MIGRATION_WAIT_S = 120.0
+
+#: longest single statement of a migration, on PostgreSQL
+MIGRATION_STATEMENT_S = 3600.0
 
 
 def upgrade(engine: Engine, migrations_package: str, version_table: str) -> str:
@@ -102,8 +106,14 @@ def _exclusive(engine: Engine, version_table: str) -> Iterator[Connection]:
             raise Unavailable(f"the database's encoding is {encoding}; create it with ENCODING 'UTF8'")
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text(f"SET LOCAL lock_timeout = {int(MIGRATION_WAIT_S * 1000)}"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(version_table.encode())})
-        yield connection
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, BoundedConnection)
+        usual_s, driver.answer_s = driver.answer_s, MIGRATION_STATEMENT_S
+        try:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(version_table.encode())})
+            yield connection
+        finally:
+            driver.answer_s = usual_s
 
 
 @contextmanager

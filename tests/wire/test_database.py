@@ -3,12 +3,15 @@ migrations."""
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -306,6 +309,20 @@ def test_connections_that_the_server_closed_are_replaced_without_an_error(postgr
     killer.dispose()
     assert run_transaction(postgres, increment) == 1
     assert read_counter(postgres) == 1
+
+
+def test_a_server_that_stands_still_is_given_up_and_asked_again_when_it_goes_on(postgres_url: str) -> None:
+    engine = create_engine(postgres_url, wait_s=0.5, statement_timeout_s=0.5)
+    ask = partial(run_transaction, engine, lambda c: c.scalar(text("SELECT pg_backend_pid()")))
+    frozen = ask()
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable, match=r"has not answered for 2\.5 s"):
+            ask()
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    assert ask() != frozen
+    engine.dispose()
 
 
 def test_a_lock_that_is_held_too_long_is_a_deadline(postgres_server: PostgresServer) -> None:
