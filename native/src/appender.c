@@ -1,8 +1,12 @@
 /*
  * The appender: one thread per store, the only writer of volumes.
  *
- * It takes what is queued (at most 4 MiB or 64 needles, without waiting for more), writes it with one pwritev from the
+ * It takes what is queued (at most 16 MiB or 64 needles, without waiting for more), writes it with one pwritev from the
  * callers' memory, syncs once, publishes in the index and wakes the callers. While it syncs, the next batch gathers.
+ *
+ * Several large needles in a batch are written by the threads that wait for them, each its own at its place, all at
+ * once: one thread copying into the page cache is slower than the disk. The sync comes when all have written, and a
+ * failure of one is the failure of the batch, so that on disk nothing differs from a batch that was cut by a crash.
  */
 #include <errno.h>
 #include <string.h>
@@ -60,28 +64,98 @@ static struct put *take_batch(struct put_queue *queue)
     return first;
 }
 
-/* Lays the needles from batch to end out behind each other from start; returns the number of parts. */
-static int lay_out(const struct volume *volume, struct put *batch, const struct put *end, uint64_t start, uint64_t seq,
-                   uint64_t synced_seq, struct iovec *parts)
+/* Lays the needles from batch up to end out behind each other from start; returns how many are large. */
+static unsigned lay_out(const struct volume *volume, struct put *batch, const struct put *end, uint64_t start,
+                        uint64_t seq, uint64_t synced_seq)
 {
-    int count = 0;
+    unsigned large = 0;
     uint64_t at = start;
     for (struct put *put = batch; put != end; put = put->next) {
         needle_place(put->header, volume->uuid, at, seq++, synced_seq);
-        parts[count].iov_base = put->header;
-        parts[count++].iov_len = put->header_length;
-        if (put->length > 0) {
-            parts[count].iov_base = (void *)(uintptr_t)put->payload;
-            parts[count++].iov_len = put->length;
-        }
-        size_t rest = (size_t)(put->footprint - put->header_length - put->length);
-        if (rest > 0) {
-            parts[count].iov_base = (void *)(uintptr_t)padding;
-            parts[count++].iov_len = rest;
-        }
+        put->file = volume->file;
+        put->at = at;
         at += put->footprint;
+        if (put->length >= OWN_WRITE_BYTES_MIN)
+            large++;
+    }
+    return large;
+}
+
+/* The parts of one needle; returns their number. */
+static int parts_of(const struct put *put, struct iovec *parts)
+{
+    int count = 0;
+    parts[count].iov_base = put->header;
+    parts[count++].iov_len = put->header_length;
+    if (put->length > 0) {
+        parts[count].iov_base = (void *)(uintptr_t)put->payload;
+        parts[count++].iov_len = put->length;
+    }
+    size_t rest = (size_t)(put->footprint - put->header_length - put->length);
+    if (rest > 0) {
+        parts[count].iov_base = (void *)(uintptr_t)padding;
+        parts[count++].iov_len = rest;
     }
     return count;
+}
+
+/* Writes the needles from first up to end, which lie behind each other. */
+static int write_run(const struct engine_io *io, const struct put *first, const struct put *end)
+{
+    struct iovec parts[BATCH_NEEDLES_MAX * PARTS_PER_NEEDLE];
+    int count = 0;
+    for (const struct put *put = first; put != end; put = put->next)
+        count += parts_of(put, parts + count);
+    return count == 0 ? 0 : io_writev(io, first->file, parts, count, first->at);
+}
+
+/* In the put's own thread; queue.lock is held, but not while writing. */
+static void write_own(engine_store *store, struct put *put)
+{
+    struct put_queue *queue = &store->queue;
+    pthread_mutex_unlock(&queue->lock);
+    struct iovec parts[PARTS_PER_NEEDLE];
+    int failed = io_writev(store->io, put->file, parts, parts_of(put, parts), put->at) == 0 ? 0 : errno;
+    pthread_mutex_lock(&queue->lock);
+    put->state = PUT_WRITING;
+    if (failed != 0 && queue->handed_errno == 0)
+        queue->handed_errno = failed;
+    if (--queue->handed == 0)
+        pthread_cond_signal(&queue->written);
+}
+
+/* Hands the large needles to their threads, writes the others and waits until all are written; 0, or -1 and errno. */
+static int write_together(engine_store *store, struct put *batch, const struct put *end)
+{
+    struct put_queue *queue = &store->queue;
+    int failed = 0;
+    pthread_mutex_lock(&queue->lock);
+    queue->handed_errno = 0;
+    for (struct put *put = batch; put != end; put = put->next)
+        if (put->length >= OWN_WRITE_BYTES_MIN) {
+            put->state = PUT_HANDED;
+            queue->handed++;
+            pthread_cond_signal(&put->done);
+        }
+    pthread_mutex_unlock(&queue->lock);
+    const struct put *first = batch;
+    while (first != end) {
+        const struct put *large = first;
+        while (large != end && large->length < OWN_WRITE_BYTES_MIN)
+            large = large->next;
+        if (failed == 0 && write_run(store->io, first, large) != 0)
+            failed = errno;
+        first = large == end ? end : large->next;
+    }
+    /* Takes as long as any write: the threads are awake and do nothing else. Their memory is in use until then. */
+    pthread_mutex_lock(&queue->lock);
+    while (queue->handed > 0)
+        pthread_cond_wait(&queue->written, &queue->lock);
+    if (failed == 0)
+        failed = queue->handed_errno;
+    pthread_mutex_unlock(&queue->lock);
+    errno = failed;
+    return failed == 0 ? 0 : -1;
 }
 
 static void publish(engine_store *store, struct volume *volume, struct put *batch, const struct put *end,
@@ -132,7 +206,6 @@ static void publish(engine_store *store, struct volume *volume, struct put *batc
 static int write_batch(engine_store *store, struct put *batch, const struct put *end, engine_error *error)
 {
     const struct engine_io *io = store->io;
-    struct iovec parts[BATCH_NEEDLES_MAX * PARTS_PER_NEEDLE];
     uint64_t bytes = 0;
     unsigned needles = 0;
     for (const struct put *put = batch; put != end; put = put->next) {
@@ -153,8 +226,8 @@ static int write_batch(engine_store *store, struct put *batch, const struct put 
     status = volumes_allocate(store, volume, start + bytes, error);
     if (status != ENGINE_OK)
         return status;
-    int count = lay_out(volume, batch, end, start, seq, synced_seq, parts);
-    if (io_writev(io, volume->file, parts, count, start) != 0) {
+    unsigned large = lay_out(volume, batch, end, start, seq, synced_seq);
+    if ((large > 1 ? write_together(store, batch, end) : write_run(io, batch, end)) != 0) {
         status = failure_os(error, errno, "volume %u: write failed", (unsigned)volume->id);
         /* Fail-stop also without space: behind the tail now stand bytes that no later batch may overwrite halfway. */
         volumes_fail(store, volume);
@@ -264,7 +337,9 @@ static void wait_until_done(engine_store *store, struct put *put)
     struct timespec deadline = clock_timespec(clock_deadline(store->options.queue_timeout_s));
     bool timed = true;
     while (put->state != PUT_DONE) {
-        if (!timed) {
+        if (put->state == PUT_HANDED) {
+            write_own(store, put);
+        } else if (!timed) {
             pthread_cond_wait(&put->done, &queue->lock);
         } else if (pthread_cond_timedwait(&put->done, &queue->lock, &deadline) == ETIMEDOUT) {
             timed = false;

@@ -52,6 +52,7 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_init(locks[i], NULL); /* default attributes: cannot fail on Linux */
     init_condition(&store->queue.filled);
+    init_condition(&store->queue.written);
     init_condition(&store->deletes.changed);
     init_condition(&store->keeper.wake);
     init_condition(&store->calls_ended);
@@ -88,6 +89,7 @@ static void free_store(engine_store *store)
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_destroy(locks[i]);
     (void)pthread_cond_destroy(&store->queue.filled);
+    (void)pthread_cond_destroy(&store->queue.written);
     (void)pthread_cond_destroy(&store->deletes.changed);
     (void)pthread_cond_destroy(&store->keeper.wake);
     (void)pthread_cond_destroy(&store->calls_ended);

@@ -22,13 +22,17 @@
 #include "needle.h"
 #include "volume.h"
 
-#define BATCH_BYTES_MAX ((uint64_t)4 << 20)
+#define BATCH_BYTES_MAX ((uint64_t)16 << 20)
+/* From this payload on a put's own thread writes it, beside the others of its batch: copying into the page cache, and
+ * finding pages for it, takes longer than the disk does. */
+#define OWN_WRITE_BYTES_MIN ((uint32_t)1 << 20)
 #define BATCH_NEEDLES_MAX 64
 #define VOLUME_FAILURES_MAX 3 /* volumes that may fail in one process before the disk is given up */
 #define SCRATCH_KEPT_MAX 8
 #define LISTING_WINDOW ENGINE_ITERATE_MAX
 
-enum put_state { PUT_QUEUED, PUT_WRITING, PUT_DONE };
+/* PUT_HANDED: the put's own thread is to write it, at `file` and `at`. */
+enum put_state { PUT_QUEUED, PUT_WRITING, PUT_HANDED, PUT_DONE };
 
 /* One engine_put; lives on its caller's stack until done. */
 struct put {
@@ -43,6 +47,8 @@ struct put {
     uint32_t crc32c;
     uint32_t created_s;
     enum put_state state;
+    int file; /* where its needle goes, known once it is being written */
+    uint64_t at;
     int status;
     bool replaced; /* the fid was there before, at: */
     struct chunk_place before;
@@ -59,6 +65,9 @@ struct put_queue {
     struct put *first;
     struct put *last;
     struct put *writing; /* the batch under way */
+    pthread_cond_t written; /* handed has become 0 */
+    unsigned handed;        /* puts of the batch under way that their own threads still write */
+    int handed_errno;       /* what the first of them that failed met, or 0 */
     uint64_t bytes;      /* queued and writing */
 };
 
