@@ -41,7 +41,10 @@ def show(config_file: Path | None, as_json: bool) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table("setting", "value", "source", "meaning")
+    table = Table()
+    table.add_column("setting", no_wrap=True, min_width=max(len(value.key) for value in values))  # to be copied whole
+    for heading in ("value", "source", "meaning"):
+        table.add_column(heading, overflow="fold")
     for value in values:
         told = value.origin.kind != "default"
         style = "bold" if told else ""

@@ -133,7 +133,7 @@ class RegistrySettings:
     reclaim_after_s: float = _setting(
         900.0, Duration(0, 366 * 86400), "age at which deleted content's space is taken back"
     )
-    threads: int = _setting(208, _THREADS, "requests served at once")
+    threads: int = _setting(128, _THREADS, "requests served at once")
 
 
 @dataclass(frozen=True, slots=True)
