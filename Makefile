@@ -11,7 +11,7 @@ BENCH_ARGS ?=
 TEST_PACKAGES ?= test
 
 # Many tests wait for disks and processes; see tests/conftest.py for what stays together. ARGS=-n0: one at a time.
-PYTEST_PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder --durations=15
+PYTEST_PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadscope --no-loadscope-reorder --durations=15
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 ENGINE_SOURCES := $(wildcard native/include/*.h native/src/*.c native/src/*.h) native/build_engine.py setup.py

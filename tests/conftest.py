@@ -1,29 +1,33 @@
 """Fixtures that every folder of tests may use."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # xdist ships no types
 
 from tests.postgres import PostgresServer
 
-_CLIENTS = Path(__file__).parent / "clients"
+_CLIENTS = "tests/clients/"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+class _Together(LoadScopeScheduling):  # type: ignore[misc]
     """Where several processes share the tests (pytest -n), those that share servers stay together.
 
     Such are the tests of one file, and all that use docker and its friends: these share one dockerd and one cluster.
-    They take longest, so they are begun first.
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        group = "clients" if item.path.is_relative_to(_CLIENTS) else item.path.stem + item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.path.is_relative_to(_CLIENTS))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _CLIENTS if nodeid.startswith(_CLIENTS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Together(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes: what takes longest is begun first
+        items.sort(key=lambda item: not item.nodeid.startswith(_CLIENTS))
 
 
 @pytest.fixture(scope="session")
