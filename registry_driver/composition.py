@@ -15,11 +15,11 @@ from imageserver.interface import ImageStore
 from metaserver.interface import MetaStore
 from registry_driver.admission import AdmissionLimits
 from registry_driver.app import BodyLimits, create_app
-from registry_driver.checks import CachedCheck
 from registry_driver.chunked import ChunkedDriver
 from registry_driver.reclaim import Reclaimer
 from registry_driver.registry import Registry, RegistryLimits
 from wire.buffers import BufferPool
+from wire.checks import CachedCheck
 from wire.server import RoomApp
 from wire.settings import RegistrySettings
 
@@ -52,7 +52,7 @@ def compose(
         registry,
         # Only metadata decides whether this front end can serve: without ImageServers that take writes pulls go on, and
         # a balancer that looked elsewhere would find the same.
-        ready=CachedCheck(meta.check),
+        ready=meta.check,
         admission=AdmissionLimits.within(
             settings.threads,
             uploads_max=settings.uploads_max,

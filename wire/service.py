@@ -21,6 +21,7 @@ from werkzeug.exceptions import HTTPException
 
 from wire.auth import OPEN_PATHS, ClusterKey
 from wire.body import ENVIRON_KEY, settle
+from wire.checks import CachedCheck
 from wire.context import REQUEST_ID_HEADER, bind_request_id
 from wire.errors import BadRequest, DeadlineExceeded, InternalError, Overloaded, SpeedyError, TruncatedBody
 from wire.http import error_body
@@ -30,6 +31,12 @@ ROUTE_KEY = "speedy.route"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
+#: readiness is asked often, and by anybody: how long an answer is kept
+READY_KEEP_S = 0.5
+#: a check that has gone on for so long counts as failed for who asks meanwhile. /healthz shares its few threads with
+#: /readyz: only one of them ever waits for a database that hangs
+READY_LATE_S = 2.0
+
 StartResponse = Callable[..., Any]
 
 
@@ -38,9 +45,10 @@ def create_service(
 ) -> Flask:
     """A Flask app for the room `name`, to which the room adds its routes.
 
-    `key`: every path but OPEN_PATHS asks for its signature (None: no check). `ready` is called by /readyz and raises
-    a SpeedyError that says what is missing; it should not wait long. `version` is told by /healthz.
+    `key`: every path but OPEN_PATHS asks for its signature (None: no check). `ready` is called for /readyz, by one
+    request at a time, and raises a SpeedyError that says what is missing. `version` is told by /healthz.
     """
+    check_ready = CachedCheck(ready, READY_KEEP_S, late_s=READY_LATE_S)
     app = Flask(__name__, static_folder=None, template_folder=None)
     app.name = name
     app.url_map.merge_slashes = False
@@ -94,7 +102,7 @@ def create_service(
     @app.get("/readyz")
     def readyz() -> Response:
         try:
-            ready()
+            check_ready()
         except SpeedyError as error:
             response = error_response(error)
             response.status_code = 503

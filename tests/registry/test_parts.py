@@ -1,4 +1,4 @@
-"""Gates, caches and checks by themselves."""
+"""Gates and caches by themselves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from registry_driver.admission import AdmissionLimits, Gate, GateLimits
 from registry_driver.caches import WeighedCache
-from registry_driver.checks import CachedCheck
-from wire.errors import Overloaded, StorageFull
+from wire.errors import Overloaded
 
 
 def test_a_gate_lets_its_number_in_and_the_next_wait_for_a_place() -> None:
@@ -97,49 +96,3 @@ def test_putting_a_key_again_does_not_count_it_twice() -> None:
     assert cache.weight == 6
     cache.drop(1)
     assert cache.weight == 0
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def test_a_check_is_made_once_in_a_while_and_its_failure_is_kept_as_long() -> None:
-    clock = _Clock()
-    asked: list[float] = []
-    full = True
-
-    def check() -> None:
-        asked.append(clock.now_s)
-        if full:
-            raise StorageFull("no room")
-
-    cached = CachedCheck(check, keep_s=1.0, clock=clock)
-    for _ in range(3):
-        with pytest.raises(StorageFull):
-            cached()
-    full = False
-    clock.now_s = 1.5
-    cached()
-    cached()
-    assert asked == [0.0, 1.5]
-
-
-def test_nobody_waits_for_a_check_that_hangs() -> None:
-    clock = _Clock()
-    begun, go_on = threading.Event(), threading.Event()
-
-    def check() -> None:
-        begun.set()
-        go_on.wait(10.0)
-
-    cached = CachedCheck(check, clock=clock)
-    asker = threading.Thread(target=cached)
-    asker.start()
-    assert begun.wait(5.0)
-    cached()  # would hang here
-    go_on.set()
-    asker.join(5.0)

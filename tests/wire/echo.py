@@ -32,11 +32,21 @@ DETAILS: dict[str, Any] = {
 }
 
 
-def build(*, key: bool = False, idle_timeout_s: float = 60.0, closed_path: str = "", refuse: str = "") -> RoomApp:
+def build(
+    *,
+    key: bool = False,
+    idle_timeout_s: float = 60.0,
+    closed_path: str = "",
+    refuse: str = "",
+    ready_s: float = 0.0,
+) -> RoomApp:
+    """`ready_s`: how long a check of readiness takes."""
     if refuse:
         raise Unavailable(refuse)
     started = threading.Event()
-    app = create_service("echo", key=ClusterKey(SECRET) if key else None, ready=lambda: None, version="1.2.3")
+    app = create_service(
+        "echo", key=ClusterKey(SECRET) if key else None, ready=lambda: time.sleep(ready_s), version="1.2.3"
+    )
 
     @app.route("/body", methods=["PUT", "POST", "PATCH"])
     def body() -> Response:

@@ -85,7 +85,8 @@ def test_two_slashes_are_not_one() -> None:
     assert get(make(), "/v1/paths/a//b").json == {"path": "a//b"}
 
 
-def test_ready_tells_what_is_missing() -> None:
+def test_ready_tells_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wire.service.READY_KEEP_S", 0.0)
     lacking: list[SpeedyError] = []
     app = make(lacking=lacking)
     assert get(app, "/readyz").status_code == 200

@@ -1,0 +1,74 @@
+"""A check that many requests ask and that is made by one of them at a time, at most once in a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from wire.errors import InternalError, SpeedyError, Unavailable
+
+
+class CachedCheck:
+    """Calls `check` at most every `keep_s` seconds and answers with its last outcome in between.
+
+    While one caller waits for `check`, the others get the outcome before it: what is slow must not line them up. Before
+    the first outcome they pass. With `late_s` the outcome before counts only until a check has gone on for so long:
+    then it is Unavailable. Callers wait for the first outcome until then.
+    """
+
+    def __init__(
+        self,
+        check: Callable[[], object],
+        keep_s: float = 1.0,
+        *,
+        late_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._check = check
+        self._keep_s = keep_s
+        self._late_s = late_s
+        self._clock = clock
+        self._answered = threading.Condition()
+        self._asking_since_s: float | None = None
+        self._asked_s: float | None = None
+        self._failure: SpeedyError | None = None
+
+    def __call__(self) -> None:
+        """Return, or raise the error that `check` raised."""
+        with self._answered:
+            fresh = self._asked_s is not None and self._clock() - self._asked_s < self._keep_s
+            ask = not fresh and self._asking_since_s is None
+            if ask:
+                self._asking_since_s = self._clock()
+            failure = None if ask else self._outcome_before()
+        if ask:
+            failure = self._ask()
+        if failure is not None:
+            # A new object for each caller: a raised one collects the tracebacks of everybody who raises it.
+            raise type(failure)(failure.message, **failure.details)
+
+    def _outcome_before(self) -> SpeedyError | None:
+        """`_answered` is held."""
+        if self._late_s is not None and self._asking_since_s is not None:
+            left_s = self._asking_since_s + self._late_s - self._clock()
+            if self._asked_s is None:
+                answered = self._answered.wait_for(lambda: self._asked_s is not None, max(0.0, left_s))
+            else:
+                answered = left_s > 0
+            if not answered:
+                return self._failure or Unavailable(f"what is checked has not answered for {self._late_s:g} s")
+        return self._failure
+
+    def _ask(self) -> SpeedyError | None:
+        failure: SpeedyError | None = InternalError("the check broke")  # unless it comes to an end
+        try:
+            self._check()
+            failure = None
+        except SpeedyError as exc:
+            failure = exc
+        finally:
+            with self._answered:
+                self._asking_since_s, self._asked_s, self._failure = None, self._clock(), failure
+                self._answered.notify_all()
+        return failure
