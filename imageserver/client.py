@@ -128,10 +128,7 @@ class HttpImageStore:
                     f"fid {ref.fid} from {server.base_url}: CRC-32C {actual} instead of {expected!r}"
                 )
 
-        try:
-            self._ask(f"read fid {ref.fid}", read)
-        except (ChecksumMismatch, TruncatedBody, InternalError) as error:
-            raise ChunkUnreadable(f"no ImageServer gave fid {ref.fid} unharmed: {error}", fid=ref.fid) from error
+        self._ask(f"read fid {ref.fid}", read, partial(ChunkUnreadable, fid=ref.fid))
 
     def delete_chunks(self, refs: Sequence[ChunkRef]) -> list[ChunkRef]:
         left: list[ChunkRef] = []
@@ -156,8 +153,11 @@ class HttpImageStore:
         for server in self._servers:
             server.close()
 
-    def _ask(self, what: str, call: Callable[[ServiceClient], T]) -> T:
-        """`call` on one server after the other until one does it; the last one's error when none does."""
+    def _ask(
+        self, what: str, call: Callable[[ServiceClient], T], in_vain: Callable[[str], Unavailable] = Unavailable
+    ) -> T:
+        """`call` on one server after the other until one does it. When none does: the last one's error, or `in_vain`
+        when that was one of OTHERS_MAY_DO_BETTER, which would tell our caller that what it sent is wrong."""
         last: SpeedyError | None = None
         for server in self._in_turn():
             try:
@@ -176,6 +176,8 @@ class HttpImageStore:
                     self._avoided_until_s.pop(server.base_url, None)
                 return answer
         assert last is not None
+        if isinstance(last, OTHERS_MAY_DO_BETTER):
+            raise in_vain(f"no ImageServer could {what}: {last}") from last
         raise last
 
     def _in_turn(self) -> Iterator[ServiceClient]:

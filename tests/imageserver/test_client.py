@@ -14,7 +14,17 @@ from imageserver.client import ClientLimits, HttpImageStore
 from native.engine import crc32c
 from tests.imageserver.cluster import memory_cluster
 from tests.imageserver.http import KEY, listening
-from wire.errors import ChecksumMismatch, ChunkUnreadable, Overloaded, RangeNotSatisfiable, Unauthorized, Unavailable
+from wire.errors import (
+    ChecksumMismatch,
+    ChunkUnreadable,
+    InternalError,
+    Overloaded,
+    RangeNotSatisfiable,
+    SpeedyError,
+    TruncatedBody,
+    Unauthorized,
+    Unavailable,
+)
 
 PAYLOAD = b"payload" * 1000
 
@@ -112,6 +122,22 @@ def test_bytes_damaged_between_client_and_server_are_sent_again_to_another_serve
         with pytest.raises(ChecksumMismatch):
             images.put_chunk(PAYLOAD, crc32c(PAYLOAD) ^ 1)
         assert len(calls) == 3  # the caller's own fault is asked about once
+        images.close()
+
+
+@pytest.mark.parametrize("fault", [TruncatedBody, ChecksumMismatch, InternalError])
+def test_what_happens_on_the_way_to_every_server_is_not_the_callers_fault(fault: type[SpeedyError]) -> None:
+    store = memory_cluster().image_store()
+    with listening(store) as first, listening(store) as second:
+        images = HttpImageStore([first, second], KEY)
+        for server in images._servers:
+
+            def cut(method, path, payload, **options):  # type: ignore[no-untyped-def]
+                raise fault("cut on the way")
+
+            server.upload = cut  # type: ignore[method-assign]
+        with pytest.raises(Unavailable, match="cut on the way"):
+            images.put_chunk(PAYLOAD, crc32c(PAYLOAD))
         images.close()
 
 
