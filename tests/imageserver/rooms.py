@@ -10,7 +10,7 @@ from wire.server import RoomApp
 from wire.settings import ClusterSettings, ImageServerSettings, Settings
 
 
-def build_imageserver(masters: list[str], key_file: str, state_dir: str) -> RoomApp:
+def build_imageserver(masters: list[str], key_file: str, state_dir: str, replica_timeout_s: float = 0.5) -> RoomApp:
     """An ImageServer, composed as in production."""
     return wsgi.build(
         replace(
@@ -19,8 +19,8 @@ def build_imageserver(masters: list[str], key_file: str, state_dir: str) -> Room
             imageserver=replace(
                 ImageServerSettings(),
                 state_dir=Path(state_dir),
-                replica_timeout_s=0.5,
-                put_deadline_s=6.0,
+                replica_timeout_s=replica_timeout_s,
+                put_deadline_s=max(6.0, 2 * replica_timeout_s),
                 refresh_s=0.1,
             ),
         )
