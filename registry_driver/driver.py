@@ -22,7 +22,7 @@ class ByteSource(Protocol):
         """Put up to len(buffer) bytes into `buffer`; their number, 0 at the proper end.
 
         May give fewer bytes than asked for without being at the end. Raises TruncatedBody when the sender stopped
-        before the announced end, and DeadlineExceeded when it sent nothing for too long.
+        before the announced end, and BodyTimeout when it sent nothing for too long.
         """
         ...
 

@@ -71,6 +71,7 @@ _TABLE: Final[Mapping[type[errors.SpeedyError], _Line]] = {
     SizeInvalid: _Line("SIZE_INVALID"),
     QueryInvalid: _Line("UNSUPPORTED"),
     errors.TruncatedBody: _Line("SIZE_INVALID"),
+    errors.BodyTimeout: _Line("SIZE_INVALID"),
     errors.DigestMismatch: _Line("DIGEST_INVALID"),
     errors.PayloadTooLarge: _Line("SIZE_INVALID"),
     errors.RangeNotSatisfiable: _Line("SIZE_INVALID"),

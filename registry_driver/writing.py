@@ -26,7 +26,7 @@ from registry_driver.driver import ByteSource, WriteProgress
 from registry_driver.hashing import HashLane
 from wire.buffers import BufferPool
 from wire.context import run_in_context
-from wire.errors import DeadlineExceeded, TruncatedBody, Unavailable
+from wire.errors import BodyTimeout, DeadlineExceeded, TruncatedBody, Unavailable
 
 if TYPE_CHECKING:
     from registry_driver.chunked import DriverLimits
@@ -39,7 +39,7 @@ log = logging.getLogger("speedy.driver")
 SMALL_BYTES = 64 * 1024
 
 #: the sender went away or fell silent; what it sent before is good
-STOPPED = (TruncatedBody, DeadlineExceeded)
+STOPPED = (TruncatedBody, BodyTimeout)
 
 #: up to here hashing takes less time (0.1 ms) than is worth handing it to another thread
 INLINE_HASH_BYTES = 256 * 1024

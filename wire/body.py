@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from gunicorn.http.body import ChunkedReader, LengthReader
 
 from wire.chunked import BodyCut, ChunkedDecoder
-from wire.errors import BadRequest, DeadlineExceeded, PayloadTooLarge, SpeedyError, TruncatedBody
+from wire.errors import BadRequest, BodyTimeout, PayloadTooLarge, SpeedyError, TruncatedBody
 
 #: where a body leaves itself, so that the end of the request can settle what was not read (see settle)
 ENVIRON_KEY = "speedy.body"
@@ -61,8 +61,8 @@ class RequestBody:
     def readinto(self, buffer: memoryview) -> int:
         """Put up to len(buffer) bytes into `buffer`; their number, 0 at the proper end (or for an empty buffer).
 
-        Raises TruncatedBody (details: received, announced) when the sender stopped early, DeadlineExceeded when it
-        was silent for `idle_timeout_s`, BadRequest for a malformed chunk.
+        Raises TruncatedBody (details: received, announced) when the sender stopped early, BodyTimeout when it was
+        silent for `idle_timeout_s`, BadRequest for a malformed chunk.
         """
         if self.ended or not buffer:
             return 0
@@ -77,7 +77,7 @@ class RequestBody:
             raise
         except (BlockingIOError, TimeoutError) as error:
             self.abandon()
-            raise DeadlineExceeded(f"the sender was silent for {self.idle_timeout_s:g} s") from error
+            raise BodyTimeout(f"the sender was silent for {self.idle_timeout_s:g} s") from error
         except (BodyCut, OSError) as error:
             self.abandon()
             raise self._truncated() from error

@@ -4,6 +4,7 @@
     ├── BadRequest 400
     │   ├── ChecksumMismatch      the bytes that came are not the bytes the sender summed
     │   ├── TruncatedBody         fewer bytes came than were announced
+    │   ├── BodyTimeout 408       the sender fell silent in the middle (wire.http: between rooms a DeadlineExceeded)
     │   └── DigestMismatch        content does not have the digest it was pushed under
     ├── Unauthorized 401          no or wrong cluster key
     ├── NotFound 404
@@ -63,6 +64,11 @@ class ChecksumMismatch(BadRequest):
 
 class TruncatedBody(BadRequest):
     code = "truncated_body"
+
+
+class BodyTimeout(BadRequest):
+    code = "body_timeout"
+    status = 408
 
 
 class DigestMismatch(BadRequest):

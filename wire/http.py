@@ -27,6 +27,7 @@ from wire.context import REQUEST_ID_HEADER, request_id
 from wire.errors import (
     ERRORS_BY_CODE,
     BadRequest,
+    BodyTimeout,
     Conflict,
     DeadlineExceeded,
     InternalError,
@@ -80,6 +81,8 @@ def raise_for(status: int, headers: Mapping[str, str], body: bytes) -> None:
         return
     told = _told(body)
     kind = ERRORS_BY_CODE.get(told.get("code", ""))
+    if kind is BodyTimeout:
+        kind = DeadlineExceeded  # it was this side that stalled, or the line between: trying again may help
     message = told.get("message")
     details = told.get("details")
     if kind is None:

@@ -23,7 +23,7 @@ from wire.auth import OPEN_PATHS, ClusterKey
 from wire.body import ENVIRON_KEY, settle
 from wire.checks import CachedCheck
 from wire.context import REQUEST_ID_HEADER, bind_request_id
-from wire.errors import BadRequest, DeadlineExceeded, InternalError, Overloaded, SpeedyError, TruncatedBody
+from wire.errors import BadRequest, BodyTimeout, InternalError, Overloaded, SpeedyError, TruncatedBody
 from wire.http import error_body
 
 #: where a request's route is kept for metrics; an app whose one rule serves many kinds of things says which it was
@@ -145,7 +145,7 @@ def _body_error(error: Exception) -> SpeedyError | None:
     if isinstance(error, NoMoreData):
         return TruncatedBody("the body ended early")
     if isinstance(error, BlockingIOError) and ENVIRON_KEY not in request.environ:
-        return DeadlineExceeded("the sender was silent for too long")
+        return BodyTimeout("the sender was silent for too long")
     return None
 
 
