@@ -75,7 +75,8 @@ class Registry:
         self._writable = writable
         self.limits = limits or RegistryLimits()
         self._files = StoredFiles(meta, driver, self.limits.fragment_cache_max)
-        self._manifest_bytes: WeighedCache[bytes] = WeighedCache(
+        # By digest, not by file: whatever happens to the rows, what is found under a digest has it.
+        self._manifest_bytes: WeighedCache[str, bytes] = WeighedCache(
             self.limits.manifest_cache_bytes, lambda body: len(body) + 128
         )
 
@@ -212,7 +213,7 @@ class Registry:
             ),
             tags,
         )
-        self._manifest_bytes.put(manifest.file_id, body)
+        self._manifest_bytes.put(manifest.digest, body)
         return manifest, document
 
     def manifest(self, repository: str, reference: str) -> Manifest:
@@ -222,7 +223,7 @@ class Registry:
     def read_manifest(self, manifest: Manifest) -> bytes:
         """The manifest's bytes as they were pushed, hashed again when they come from the store. Raises ManifestUnknown
         (deleted just now)."""
-        body = self._manifest_bytes.get(manifest.file_id)
+        body = self._manifest_bytes.get(manifest.digest)
         if body is not None:
             return body
         try:
@@ -233,7 +234,7 @@ class Registry:
         state.update(body)
         if _told(state) != manifest.digest:
             raise InternalError(f"file {manifest.file_id} is stored as {manifest.digest} and has {_told(state)}")
-        self._manifest_bytes.put(manifest.file_id, body)
+        self._manifest_bytes.put(manifest.digest, body)
         return body
 
     def delete_reference(self, repository: str, reference: str) -> None:

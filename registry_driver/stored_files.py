@@ -48,7 +48,7 @@ class StoredFiles:
     def __init__(self, meta: FileStore, driver: StorageDriver, fragments_max: int) -> None:
         self._meta = meta
         self._driver = driver
-        self._cache: WeighedCache[tuple[Fragment, ...]] = WeighedCache(
+        self._cache: WeighedCache[int, tuple[Fragment, ...]] = WeighedCache(
             fragments_max, lambda fragments: max(1, len(fragments))
         )
 

@@ -72,7 +72,7 @@ def test_gates_are_not_wider_than_wished_for() -> None:
 
 
 def test_a_cache_keeps_what_was_used_last_within_its_weight() -> None:
-    cache: WeighedCache[bytes] = WeighedCache(10, len)
+    cache: WeighedCache[int, bytes] = WeighedCache(10, len)
     cache.put(1, b"x" * 4)
     cache.put(2, b"x" * 4)
     assert cache.get(1) is not None
@@ -82,7 +82,7 @@ def test_a_cache_keeps_what_was_used_last_within_its_weight() -> None:
 
 
 def test_a_value_heavier_than_the_cache_pushes_nothing_out() -> None:
-    cache: WeighedCache[bytes] = WeighedCache(10, len)
+    cache: WeighedCache[int, bytes] = WeighedCache(10, len)
     cache.put(1, b"x" * 10)
     cache.put(2, b"x" * 11)
     assert cache.get(1) is not None
@@ -90,7 +90,7 @@ def test_a_value_heavier_than_the_cache_pushes_nothing_out() -> None:
 
 
 def test_putting_a_key_again_does_not_count_it_twice() -> None:
-    cache: WeighedCache[bytes] = WeighedCache(10, len)
+    cache: WeighedCache[int, bytes] = WeighedCache(10, len)
     for _ in range(5):
         cache.put(1, b"x" * 6)
     assert cache.weight == 6

@@ -337,6 +337,13 @@ class TestManifests:
         with pytest.raises(ManifestUnknown):
             bench.registry.manifest("a", "v1")
 
+    def test_another_manifest_in_a_file_of_the_same_number_is_not_mixed_up_with_the_first(self, bench: Bench) -> None:
+        """As in a database restored from a backup, which gives the numbers of later files out again."""
+        before = bench.registry.manifest("a", sha256(self.push(bench)))
+        body = encoded(image(b"{}", annotations={"restored": "yes"}))
+        after, _ = bench.registry.put_manifest("a", body, OCI_MANIFEST, digest=None, tags=("v1",))
+        assert bench.registry.read_manifest(replace(after, file_id=before.file_id)) == body
+
     def test_a_refused_manifest_leaves_its_chunks_to_the_reclaimer(self, bench: Bench) -> None:
         body = encoded(image(b"absent"))
         with pytest.raises(ReferencesMissing):
