@@ -131,7 +131,10 @@ class RegistrySettings:
         60.0, Duration(1, 3600), "a client that sends no byte of its body for so long is given up"
     )
     reclaim_after_s: float = _setting(
-        900.0, Duration(0, 366 * 86400), "age at which deleted content's space is taken back"
+        900.0,
+        Duration(0, 366 * 86400),
+        "age at which deleted content's space is taken back; below 300 s, the life of a signed request, one that is "
+        "replayed may name chunks that are gone",
     )
     threads: int = _setting(128, _THREADS, "requests served at once")
 
