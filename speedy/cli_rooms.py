@@ -46,6 +46,8 @@ def _serve(name: str, module: str, settings: Settings) -> int:
     from wire import server  # noqa: PLC0415 - gunicorn takes a while to import: mistakes are told before that
 
     room = getattr(settings, name)
+    # The registry's clients are strangers, and how long they may be silent is a setting.
+    idle_timeout_s = settings.registry.body_idle_s if name == "registry" else server.IDLE_TIMEOUT_S
     listen: Address = room.listen
 
     def build() -> server.RoomApp:
@@ -60,6 +62,7 @@ def _serve(name: str, module: str, settings: Settings) -> int:
         threads=room.threads,
         name=f"speedy-{name}",
         graceful_timeout_s=GRACEFUL_TIMEOUT_S,
+        idle_timeout_s=idle_timeout_s,
         on_listening=lambda host, port: click.echo(f"{name} listens on {host} port {port}", err=True),
     )
 

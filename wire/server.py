@@ -32,6 +32,9 @@ log = logging.getLogger("speedy.server")
 EXIT_BIND_FAILED = 2
 EXIT_BUILD_FAILED = 3  # gunicorn's WORKER_BOOT_ERROR: its arbiter then stops instead of trying for ever
 
+#: the longest silence inside a body, either way, where nothing else is said
+IDLE_TIMEOUT_S = 60.0
+
 #: what close() of a room may take after its requests have ended (checkpoints), before the worker is killed
 CLOSE_TIMEOUT_S = 10.0
 
@@ -63,7 +66,7 @@ def serve(
     name: str,
     graceful_timeout_s: float = 30.0,
     head_timeout_s: float = 30.0,
-    idle_timeout_s: float = 60.0,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
     keepalive_s: int = 75,
     connections_max: int = 4096,
     on_listening: Callable[[str, int], None] | None = None,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from speedy.cli import _speedy
 from tests.speedy.embedded import speedy
 
 
@@ -93,3 +96,20 @@ def test_status_without_a_server_says_so(tmp_path: Path) -> None:
     done = speedy("status", "--data", str(tmp_path))
     assert done.returncode == 1
     assert "no server runs on" in done.stderr
+
+
+@pytest.mark.parametrize(("room", "idle_s"), [("registry", 7.0), ("serve", 7.0), ("metaserver", 60.0)])
+def test_the_registrys_limit_of_silence_holds_for_the_connection_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str, idle_s: float
+) -> None:
+    served: dict[str, Any] = {}
+    monkeypatch.setattr("wire.server.serve", lambda build, **options: served.update(options) or 0)
+    monkeypatch.setattr("wire.logs.configure", lambda level, form: None)
+    file = tmp_path / "speedy.toml"
+    file.write_text(
+        '[cluster]\nkey_file = "key"\nmetaservers = ["http://127.0.0.1:1"]\nimageservers = ["http://127.0.0.1:1"]\n'
+        '[database]\nurl = "sqlite:///x.db"\n[registry]\ndata = "data"\nbody_idle_s = 7\n'
+    )
+    done = CliRunner().invoke(_speedy, [room, "--config", str(file)])
+    assert done.exit_code == 0, done.output
+    assert served["idle_timeout_s"] == idle_s
