@@ -33,6 +33,10 @@ _LOG_TAIL_LINES = 15
 _LOG_TAIL_BYTES = 16 * 1024
 _LOG_LINE_CHARS_MAX = 600  # the file has the whole of it
 
+#: what a directory may hold before there is a plan: a command that was killed then is simply given again
+_BEFORE_THE_PLAN = frozenset({"cluster.key", "cluster.lock", "cluster.json.tmp", "lost+found"})
+_KEY_DRAFT = ".cluster.key."  # and a random rest
+
 Report = Callable[[str], None]
 
 
@@ -85,15 +89,15 @@ class LocalCluster:
         return groups
 
     def down(self, *, timeout_s: float = STOP_TIMEOUT_S) -> list[str]:
-        """Stop every process: front ends first, so that running requests end whole. Names of those that were killed."""
+        """Stop every process: front ends first, so that running requests end whole; each room's at once, within
+        `timeout_s` of their own. Names of those that were killed."""
         plan = self.plan()
         killed: list[str] = []
         with self._alone():
-            deadline_s = time.monotonic() + timeout_s
             for room in reversed(ROOMS):
                 running = {process.name: self._identity(process) for process in plan.of(room)}
                 alive = {name: found for name, found in running.items() if found is not None and is_alive(found)}
-                late = stop_all(list(alive.values()), max(1.0, deadline_s - time.monotonic()))
+                late = stop_all(list(alive.values()), timeout_s)
                 killed += [name for name, found in alive.items() if found in late]
             for process in plan.processes:
                 self._pid_file(process).unlink(missing_ok=True)
@@ -146,7 +150,11 @@ class LocalCluster:
 
     def _prepare(self) -> None:
         if self.directory.exists() and load_plan(self.directory) is None:
-            foreign = sorted(set(os.listdir(self.directory)) - {"cluster.key", "cluster.lock", "lost+found"})
+            foreign = sorted(
+                name
+                for name in os.listdir(self.directory)
+                if name not in _BEFORE_THE_PLAN and not name.startswith(_KEY_DRAFT)
+            )
             if foreign:
                 raise Conflict(
                     f"directory {self.directory} holds {', '.join(foreign[:5])} but no cluster.json: give an empty one"

@@ -191,9 +191,11 @@ def load_plan(directory: Path) -> Plan | None:
 
 def save_plan(directory: Path, plan: Plan) -> None:
     """Write the plan and the configuration of every process."""
-    for name in ("config", "rooms", "run", "logs"):
-        (directory / name).mkdir(parents=True, exist_ok=True)
+    # The plan first: a directory with anything else and without it is taken for somebody else's.
+    directory.mkdir(parents=True, exist_ok=True)
     _write(directory / "cluster.json", json.dumps({"format": FORMAT, **asdict(plan)}, indent=1) + "\n")
+    for name in ("config", "rooms", "run", "logs"):
+        (directory / name).mkdir(exist_ok=True)
     for process in plan.processes:
         _write(directory / "config" / f"{process.name}.toml", _toml(_settings(directory, plan, process)))
     _write(directory / "speedy.toml", _toml(_settings(directory, plan, None)))

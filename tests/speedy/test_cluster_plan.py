@@ -33,6 +33,14 @@ def test_a_plan_grows_and_leaves_what_is_there_as_it_is() -> None:
     assert len(larger.of("registry")) == 3
 
 
+def test_a_plan_whose_configurations_could_not_be_written_is_known_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "config").touch()  # where a directory should be
+    plan = make_plan(None, Wanted())
+    with pytest.raises(FileExistsError):
+        save_plan(tmp_path, plan)
+    assert load_plan(tmp_path) == plan
+
+
 @pytest.mark.parametrize(
     "wanted",
     [
