@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 
 from chunkserver.interface import CHUNK_BYTES_MAX
@@ -119,26 +118,3 @@ class PayloadMemory:
         with self._changed:
             self._lent_bytes -= cost_bytes
             self._changed.notify_all()
-
-
-class IdleTrim:
-    """A thread that gives memory back which nobody has used for `idle_s`."""
-
-    def __init__(self, memories: Sequence[PayloadMemory], *, every_s: float = 10.0, idle_s: float = 30.0) -> None:
-        self._memories = memories
-        self._every_s = every_s
-        self._idle_s = idle_s
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="payload-trim", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        self._stopped.set()
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._every_s):
-            for memory in self._memories:
-                memory.trim(self._idle_s)

@@ -9,10 +9,11 @@ from chunkserver.data_directory import DataDirectory
 from chunkserver.heartbeat import Heartbeats
 from chunkserver.interface import CHUNK_BYTES_MAX
 from chunkserver.joining import JoiningChunkStore
-from chunkserver.payloads import IdleTrim, PayloadMemory
+from chunkserver.payloads import PayloadMemory
 from chunkserver.table_file import GroupTableFile
 from native.engine import EngineOptions
 from wire.auth import ClusterKey
+from wire.buffers import IdleTrim
 from wire.server import RoomApp, StartRefused
 from wire.settings import ChunkServerSettings, Settings
 
@@ -48,14 +49,14 @@ def build(settings: Settings) -> RoomApp:
     heartbeats = Heartbeats(masters, store, url, tables, heartbeat_s=own.heartbeat_s)
     share_bytes = max(own.buffer_bytes_max // 2, CHUNK_BYTES_MAX)
     incoming, outgoing = PayloadMemory(share_bytes), PayloadMemory(share_bytes)
-    trim = IdleTrim([incoming, outgoing])
+    trim = IdleTrim(incoming, outgoing)
     app = create_app(store, key=key, ready=store.check, tables=tables, incoming=incoming, outgoing=outgoing)
     heartbeats.start()
     trim.start()
 
     def close() -> None:
         heartbeats.stop()
-        trim.stop()
+        trim.close()
         for master in masters:
             master.close()
         store.close()

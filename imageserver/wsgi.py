@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import threading
 
 from chunkmaster.client import HttpChunkMaster
 from chunkmaster.interface import GroupTable, Member
 from chunkserver.client import HttpChunkStore
 from chunkserver.interface import ChunkStore
-from imageserver.app import Transfer, create_app, transfer_of
+from imageserver.app import create_app, transfer_of
 from imageserver.core import ImageLimits, LocalImageStore
 from imageserver.fids import FidLimits
 from imageserver.replica import ReplicaStore
 from imageserver.table import TableLimits
 from wire.auth import ClusterKey
+from wire.buffers import IdleTrim
 from wire.errors import NotFound
 from wire.server import RoomApp, StartRefused
 from wire.settings import Settings
@@ -29,9 +29,6 @@ TABLE_TIMEOUT_S = 2.0
 
 #: a write's share of the deadline for storing a chunk: with the usual 30 s three groups can be tried
 WRITE_SHARE = 3
-
-TRIM_EVERY_S = 10.0
-BUFFER_IDLE_S = 30.0
 
 
 def build(settings: Settings) -> RoomApp:
@@ -76,7 +73,8 @@ def build(settings: Settings) -> RoomApp:
     transfer = transfer_of(settings.registry.chunk_bytes, own.buffer_count)
     app = create_app(store, key=key, transfer=transfer, counters=store.counters)
     store.start()
-    trim = _Trim(transfer)
+    trim = IdleTrim(transfer.usual, transfer.large)
+    trim.start()
 
     def close() -> None:
         trim.close()
@@ -84,22 +82,3 @@ def build(settings: Settings) -> RoomApp:
         master.close()
 
     return RoomApp(app, close)
-
-
-class _Trim:
-    """Gives the memory of buffers back that nobody has used for a while."""
-
-    def __init__(self, transfer: Transfer) -> None:
-        self._pools = (transfer.usual, transfer.large)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trim-buffers", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=5.0)
-
-    def _run(self) -> None:
-        while not self._stop.wait(TRIM_EVERY_S):
-            for pool in self._pools:
-                pool.trim(BUFFER_IDLE_S)

@@ -6,10 +6,7 @@ Starts threads: to be called in the process that serves, after any fork.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Final
 
 from imageserver.interface import ImageStore
 from metaserver.interface import MetaStore
@@ -18,13 +15,10 @@ from registry_driver.app import BodyLimits, create_app
 from registry_driver.chunked import ChunkedDriver
 from registry_driver.reclaim import Reclaimer
 from registry_driver.registry import Registry, RegistryLimits
-from wire.buffers import BufferPool
+from wire.buffers import BufferPool, IdleTrim
 from wire.checks import CachedCheck
 from wire.server import RoomApp
 from wire.settings import RegistrySettings
-
-_TRIM_EVERY_S: Final = 10.0
-_BUFFER_IDLE_S: Final = 20.0
 
 
 def compose(
@@ -47,7 +41,7 @@ def compose(
     limits = RegistryLimits(manifest_bytes_max=settings.manifest_bytes_max)
     registry = Registry(meta, driver, CachedCheck(images.check), limits)
     reclaimer = Reclaimer(meta, driver, min_age_s=settings.reclaim_after_s)
-    trimmer = _Repeated("trim-buffers", _TRIM_EVERY_S, lambda: pool.trim(_BUFFER_IDLE_S))
+    trimmer = IdleTrim(pool)
     app = create_app(
         registry,
         # Only metadata decides whether this front end can serve: without ImageServers that take writes pulls go on, and
@@ -68,24 +62,3 @@ def compose(
     closing.callback(trimmer.close)
     closing.callback(reclaimer.close)
     return RoomApp(app=app, close=closing.close)
-
-
-class _Repeated:
-    """Calls `work`, which does not raise, every `every_s` seconds in a thread."""
-
-    def __init__(self, name: str, every_s: float, work: Callable[[], object]) -> None:
-        self._every_s = every_s
-        self._work = work
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=5.0)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._every_s):
-            self._work()

@@ -6,6 +6,7 @@ import mmap
 import threading
 import time
 from collections import deque
+from typing import Protocol
 
 from wire.errors import Overloaded
 
@@ -89,6 +90,36 @@ class BufferPool:
         view = memoryview(memory)
         self._held[id(view)] = (view, memory)
         return view
+
+
+class Trimmable(Protocol):
+    def trim(self, idle_s: float) -> object:
+        """Give memory back that nobody used for `idle_s`; raises nothing."""
+        ...
+
+
+class IdleTrim:
+    """A thread that lets pools give back what nobody has used for `idle_s`."""
+
+    def __init__(self, *pools: Trimmable, every_s: float = 10.0, idle_s: float = 30.0) -> None:
+        self._pools = pools
+        self._every_s = every_s
+        self._idle_s = idle_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="trim-buffers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the thread, which start() has started."""
+        self._stopped.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every_s):
+            for pool in self._pools:
+                pool.trim(self._idle_s)
 
 
 class _Waiter:

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from chunkserver.interface import CHUNK_BYTES_MAX
-from chunkserver.payloads import IdleTrim, PayloadMemory
+from chunkserver.payloads import PayloadMemory
 from tests.wire.serving import wait_until
+from wire.buffers import IdleTrim
 from wire.errors import Overloaded
 
 MIB = 1024 * 1024
@@ -112,9 +113,9 @@ def test_lost_memory_that_is_found_inside_the_pool_hangs_nobody(monkeypatch: pyt
 
 def test_idle_memory_goes_back_to_the_system() -> None:
     memory = PayloadMemory(CHUNK_BYTES_MAX)
-    trim = IdleTrim([memory], every_s=0.02, idle_s=0.0)
+    trim = IdleTrim(memory, every_s=0.02, idle_s=0.0)
     memory.lend(4 * MIB).release()
     assert memory._pool.allocated == 1
     trim.start()
     wait_until(lambda: memory._pool.allocated == 0, 10, "the pool's memory")
-    trim.stop()
+    trim.close()
