@@ -20,6 +20,10 @@ log = logging.getLogger("speedy.reclaim")
 #: the most that MetaStore.dead_fragments lists at once
 LIST_MAX = 10_000
 
+#: time between two rounds: what is dead long enough soon goes, and an idle registry hardly asks
+INTERVAL_MIN_S = 1.0
+INTERVAL_MAX_S = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
@@ -32,7 +36,11 @@ class Reclaimed:
 
 
 class Reclaimer:
-    """`run_once` works through what is dead for `min_age_s`; `start` repeats it every `interval_s` in a thread."""
+    """`run_once` works through what is dead for `min_age_s`; `start` repeats it every `interval_s` in a thread.
+
+    Unless an interval is given it is the age itself, within INTERVAL_MIN_S and INTERVAL_MAX_S: who wants space back
+    after a second does not want to wait half a minute for the next round.
+    """
 
     def __init__(
         self,
@@ -40,14 +48,14 @@ class Reclaimer:
         driver: StorageDriver,
         *,
         min_age_s: float,
-        interval_s: float = 30.0,
+        interval_s: float | None = None,
         batch_max: int = 500,
         batches_max: int = 200,
     ) -> None:
         self._meta = meta
         self._driver = driver
         self._min_age_s = min_age_s
-        self._interval_s = interval_s
+        self._interval_s = interval_s or min(max(min_age_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
         self._batch_max = min(batch_max, LIST_MAX)
         self._batches_max = batches_max
         self._random = Random()  # noqa: S311 - spreads load, keeps no secret
