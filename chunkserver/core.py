@@ -6,6 +6,7 @@ caller's buffer to the disk, and from the disk into the caller's buffer.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,8 @@ from chunkserver.interface import Buffer, ChunkInfo, StoreStat, StoreState
 from native import engine
 from native.engine import Engine, EngineError, EngineOptions
 from wire import errors
+
+log = logging.getLogger("speedy.chunkserver")
 
 
 class LocalChunkStore:
@@ -136,6 +139,9 @@ class LocalChunkStore:
         """Write the checkpoint and let another process have the directory; harmless to repeat."""
         try:
             self._engine.close()
+        except engine.DiskFull as exc:
+            # Everything acknowledged is in the volumes: only the next start takes longer.
+            log.warning("closed without a checkpoint: %s", exc)
         except EngineError as exc:
             raise _translated(exc) from exc
         finally:

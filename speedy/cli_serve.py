@@ -102,8 +102,12 @@ def _welcome(held: ServerData, host: str, port: int) -> None:
     """In the first process, once the port is ours."""
     shown = f"[{host}]" if ":" in host else host
     temporary = held.path / f"{ADDRESS_FILE}.tmp"
-    temporary.write_text(json.dumps({"url": f"http://{shown}:{port}", "pid": os.getpid()}))
-    temporary.rename(held.path / ADDRESS_FILE)
+    try:
+        temporary.write_text(json.dumps({"url": f"http://{shown}:{port}", "pid": os.getpid()}))
+        temporary.rename(held.path / ADDRESS_FILE)
+    except OSError as exc:
+        # A full disk is no reason to stay away: what is on it can be pulled, and deleted.
+        click.echo(f"The address could not be noted for `speedy status --data`: {exc}", err=True)
     name = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else shown  # noqa: S104 - a comparison
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
     click.echo(
