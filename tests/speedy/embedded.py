@@ -53,14 +53,15 @@ class EmbeddedServer:
                 env=environment(**variables),
                 start_new_session=True,
             )
-        self.url = ""
+        # A port that was chosen here need not be asked for, which a server on a full disk could not tell.
+        self.url = "" if listen.endswith(":0") else f"http://{listen}"
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> float:
         """Seconds from the start of the process until it is ready."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s and self.process.poll() is None:
             with contextlib.suppress(OSError, ValueError):
-                self.url = json.loads((self.data / "speedy.address.json").read_text())["url"]
+                self.url = self.url or json.loads((self.data / "speedy.address.json").read_text())["url"]
                 if requests.get(f"{self.url}/readyz", timeout=5).status_code == 200:
                     return time.monotonic() - self.started_s
             time.sleep(0.01)

@@ -1,0 +1,253 @@
+"""`speedy serve` on a file system that is full: refusals in the API's form, nothing lost, and going on by itself."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests import needs
+from tests.ports import free_port
+from tests.speedy.embedded import EmbeddedServer
+from tests.speedy.pushing import MANIFEST_TYPE, TIMEOUT_S, Pusher, digest_of, expect
+
+MIB = 1024 * 1024
+DISK_BYTES = 256 * MIB
+BLOB_BYTES = 12 * MIB + 345
+REPOSITORY = "full/disk"
+
+#: with 12 MiB each, more than the disk has room for
+BLOBS_MAX = 30
+
+#: in which deleted content has become room for new content
+RECOVERY_TIMEOUT_S = 60.0
+
+PUSHERS = 2
+
+
+@pytest.fixture(params=["ext4", "tmpfs"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own, at the place of the data directory."""
+    needs.root()
+    place = tmp_path / "data"
+    place.mkdir()
+    if request.param == "ext4":
+        image = tmp_path / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        # -m 0: the usual 5 % for root would still be free to a server that runs as root
+        subprocess.run([needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-m", "0", image], check=True)
+        options = ["-o", "loop", str(image)]
+    else:
+        options = ["-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs"]
+    done = subprocess.run(
+        [needs.program("mount"), *options, place], capture_output=True, text=True, check=False, timeout=30
+    )
+    if done.returncode != 0:
+        needs.not_run(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run([needs.program("umount"), "--lazy", place], check=True, timeout=30)
+
+
+@pytest.fixture
+def serve(disk: Path) -> Iterator[Callable[..., EmbeddedServer]]:
+    servers: list[EmbeddedServer] = []
+
+    def begin(listen: str = "127.0.0.1:0", **variables: str) -> EmbeddedServer:
+        named = {
+            "SPEEDY_REGISTRY_RECLAIM_AFTER_S": "1s",
+            "SPEEDY_CHUNKSERVER_VOLUME_BYTES_FIRST": "16MiB",
+            "SPEEDY_CHUNKSERVER_VOLUME_BYTES_MAX": "16MiB",
+        }
+        servers.append(EmbeddedServer(disk, listen, **{**named, **variables}))
+        servers[-1].wait_ready()
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        server.kill()
+
+
+def test_a_disk_fills_up_is_cleared_and_fills_again(serve: Callable[..., EmbeddedServer], tmp_path: Path) -> None:
+    server = serve()
+    worker = server.worker_pid()
+    pusher = Pusher(server.url)
+    kept = _push_until_refused(pusher)
+    assert len(kept) >= 5
+
+    # Every way of sending bytes is refused in the same form, wherever in the body that is noticed.
+    _refused(_post_whole(pusher, os.urandom(BLOB_BYTES)))
+    location = expect(pusher.send("POST", f"/v2/{REPOSITORY}/blobs/uploads/"), 202).headers["Location"]
+    _refused(pusher.send("PATCH", location, _pieces(os.urandom(BLOB_BYTES))))
+    _refused(pusher.send("PATCH", location, os.urandom(BLOB_BYTES)))
+    # What does not fit in any way: the refusal must reach a client that is far from having sent everything.
+    with (tmp_path / "large").open("wb+") as large:
+        large.truncate(2 * DISK_BYTES)
+        _refused(pusher.send("PATCH", location, large))
+
+    for digest in kept:
+        pusher.pull_blob(REPOSITORY, digest)
+    gone = kept[::2]
+    for digest in gone:
+        expect(pusher.send("DELETE", f"/v2/{REPOSITORY}/blobs/{digest}"), 202)
+        expect(pusher.send("HEAD", f"/v2/{REPOSITORY}/blobs/{digest}"), 404)
+    again = _push_when_there_is_room(pusher)
+    for digest in (*kept[1::2], again):
+        pusher.pull_blob(REPOSITORY, digest)
+    assert len(_push_until_refused(pusher)) >= len(gone) - 2
+    _is_unharmed(server, worker)
+
+
+def test_without_a_byte_left_metadata_is_refused_too_pulls_go_on_and_so_does_everything_when_there_is_space(
+    serve: Callable[..., EmbeddedServer], disk: Path
+) -> None:
+    server = serve(SPEEDY_CHUNKSERVER_RESERVE_BYTES="0")
+    worker = server.worker_pid()
+    pusher = Pusher(server.url)
+    layers = [os.urandom(BLOB_BYTES), os.urandom(1000)]
+    image = pusher.push_image(REPOSITORY, "v1", layers)
+    manifest = pusher.send("GET", f"/v2/{REPOSITORY}/manifests/v1", Accept=MANIFEST_TYPE).content
+    location = expect(pusher.send("POST", f"/v2/{REPOSITORY}/blobs/uploads/"), 202).headers["Location"]
+
+    ballast = disk / "of-somebody-else"
+    _fill(ballast)
+    taken: set[str] = set()
+    refusals = 0
+    for number in range(400):
+        # Small writes until what the database's files have room for is used up as well.
+        _fill(ballast)
+        data = f"{number}".encode() * 3000
+        answer = _post_whole(pusher, data)
+        if answer.status_code == 201:
+            taken.add(digest_of(data))
+        else:
+            _refused(answer)
+            refusals += 1
+        if refusals >= 5:
+            break
+    assert refusals >= 5
+    _refused(pusher.send("PATCH", location, os.urandom(BLOB_BYTES)))
+    for _ in range(300):
+        _fill(ballast)
+        answer = pusher.send("PUT", f"/v2/{REPOSITORY}/manifests/v2", manifest, Content_Type=MANIFEST_TYPE)
+        if answer.status_code != 201:
+            break
+    _refused(answer)
+    assert pusher.pull_image(REPOSITORY, "v1") == image
+    for digest in taken:
+        pusher.pull_blob(REPOSITORY, digest)
+    assert requests.get(f"{server.url}/healthz", timeout=TIMEOUT_S).status_code == 200
+
+    ballast.unlink()
+    taken.add(_push_when_there_is_room(pusher))
+    pusher.push_image(REPOSITORY, "v3", layers)
+    assert pusher.pull_image(REPOSITORY, "v1") == image
+    for digest in taken:
+        pusher.pull_blob(REPOSITORY, digest)
+    expect(pusher.send("DELETE", f"/v2/{REPOSITORY}/manifests/{image}"), 202)
+    _is_unharmed(server, worker)
+
+    _fill(ballast)
+    assert server.stop() == 0
+    _fill(ballast)
+    again = serve(f"127.0.0.1:{free_port()}", SPEEDY_CHUNKSERVER_RESERVE_BYTES="0")
+    worker = again.worker_pid()
+    pusher = Pusher(again.url)
+    for digest in taken:
+        pusher.pull_blob(REPOSITORY, digest)
+    _refused(_post_whole(pusher, os.urandom(BLOB_BYTES)))
+    ballast.unlink()
+    _push_when_there_is_room(pusher)
+    _is_unharmed(again, worker)
+
+
+def _push_until_refused(pusher: Pusher) -> list[str]:
+    """Blobs in streamed and whole requests by turns, two at once; the digests of those that were taken."""
+    taken: list[str] = []
+    refusals: list[requests.Response] = []
+
+    def push() -> None:
+        for number in range(BLOBS_MAX):
+            data = os.urandom(BLOB_BYTES)
+            answer = _post_whole(pusher, data) if number % 2 else _stream(pusher, data)
+            if answer.status_code != 201:
+                refusals.append(answer)
+                return
+            taken.append(digest_of(data))
+
+    with ThreadPoolExecutor(PUSHERS) as threads:
+        for task in [threads.submit(push) for _ in range(PUSHERS)]:
+            task.result()
+    for answer in refusals:
+        _refused(answer)
+    assert len(refusals) == PUSHERS, f"{len(taken)} blobs found room on a disk of {DISK_BYTES} bytes"
+    return taken
+
+
+def _stream(pusher: Pusher, data: bytes) -> requests.Response:
+    """The answer to the first of three requests that was not a success, else to the last one."""
+    answer = pusher.send("POST", f"/v2/{REPOSITORY}/blobs/uploads/")
+    if answer.status_code == 202:
+        answer = pusher.send("PATCH", answer.headers["Location"], _pieces(data))
+    if answer.status_code == 202:
+        answer = pusher.send("PUT", f"{answer.headers['Location']}?digest={digest_of(data)}")
+    return answer
+
+
+def _push_when_there_is_room(pusher: Pusher) -> str:
+    """Like a client that tries again; the digest of the blob."""
+    data = os.urandom(BLOB_BYTES)
+    deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
+    while (answer := _post_whole(pusher, data)).status_code != 201:
+        _refused(answer)
+        assert time.monotonic() < deadline_s, "deleted content did not become room for new content"
+        time.sleep(0.2)
+    return digest_of(data)
+
+
+def _post_whole(pusher: Pusher, data: bytes) -> requests.Response:
+    return pusher.send("POST", f"/v2/{REPOSITORY}/blobs/uploads/?digest={digest_of(data)}", data)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + 100_000] for start in range(0, len(data), 100_000))
+
+
+def _refused(answer: requests.Response) -> None:
+    """507 or 503, with an error of the API's form."""
+    assert answer.status_code in (503, 507), f"{answer.status_code} {answer.text[:500]}"
+    assert answer.headers["Content-Type"].startswith("application/json")
+    errors = json.loads(answer.content)["errors"]
+    assert errors
+    assert all(error["code"] and error["message"] for error in errors)
+
+
+def _fill(ballast: Path) -> None:
+    """Take every byte that is left."""
+    with ballast.open("ab", buffering=0) as file:
+        for piece in (MIB, 4096, 1):
+            try:
+                while file.write(bytes(piece)) == piece:
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+        os.fsync(file.fileno())
+    assert shutil.disk_usage(ballast.parent).free == 0
+
+
+def _is_unharmed(server: EmbeddedServer, worker: int | None) -> None:
+    assert server.worker_pid() == worker
+    log = server.log_text()
+    assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:5000]
