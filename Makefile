@@ -7,6 +7,7 @@ DATA ?= ./data
 LISTEN ?= 127.0.0.1:5000
 ARGS ?=
 BENCH_ARGS ?=
+RELEASE ?= bookworm
 # `clients` also installs docker, podman and skopeo for the tests that use them.
 TEST_PACKAGES ?= test
 
@@ -37,8 +38,8 @@ lint: $(VENV)/.test ## Check style (ruff) and types (mypy --strict)
 bench: $(VENV)/.serve ## Measure push and pull of a running registry (BENCH_ARGS="--target name=url")
 	$(BIN)/python -m benchmarks.registry $(BENCH_ARGS)
 
-test-minimal: ## As root: `make serve` in a Debian 12 that holds only git, make and python3
-	bash tests/packaging/minimal_debian.sh
+test-minimal: ## As root: `make serve` in a system that holds only git, make and python3 (RELEASE=bookworm or noble)
+	bash tests/packaging/minimal_system.sh serve $(RELEASE)
 
 dist: $(VENV)/.test ## Build sdist and wheel into ./dist
 	$(BIN)/python -m build

@@ -29,7 +29,7 @@ _BUILD_TRIES_MAX = 3  # each step fetches packages over the network; finished st
 def build_images(docker: Docker) -> None:
     """All images that the compose file names; about two minutes the first time."""
     program("debootstrap")
-    base = run([CHECKOUT / "tests/packaging/debian_base.sh"], timeout_s=_BUILD_S).strip()
+    base = run([CHECKOUT / "tests/packaging/base_system.sh", "bookworm"], timeout_s=_BUILD_S).strip()
     docker.run("import", base, "speedy-tests-debian:latest")
     context = scratch_directory("base-image")
     try:

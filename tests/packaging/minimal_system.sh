@@ -1,5 +1,7 @@
 #!/bin/bash
-# `make serve` (or with the argument `test`: `make test`) in a Debian 12 that holds nothing but git, make and python3.
+# `make serve` or `make test` in a system that holds nothing but git, make and python3.
+#
+#   minimal_system.sh [serve|test] [bookworm|noble]      Debian 12 or Ubuntu 24.04
 #
 # Build machines have packages that a fresh one lacks; this finds out. As root; needs debootstrap and the network.
 # Shown, in this order: without root the line to run is printed and nothing is done; the first start; a push and a pull where
@@ -7,6 +9,7 @@
 set -euo pipefail
 
 purpose=${1:-serve}
+release=${2:-bookworm}
 checkout=$(cd "$(dirname "$0")/../.." && pwd)
 [ "$(id -u)" = 0 ] || { echo "needs root" >&2; exit 1; }
 
@@ -37,9 +40,9 @@ wait_ready() { # PREFIX...: a command in front of python3, which says where to l
     return 1
 }
 
-step "a minimal Debian 12"
+step "a minimal system: $release"
 mkdir "$root"
-tar -C "$root" -xf "$("$checkout/tests/packaging/debian_base.sh")"
+tar -C "$root" -xf "$("$checkout/tests/packaging/base_system.sh" "$release")"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 mount -t proc proc "$root/proc"
 mount -t sysfs sys "$root/sys"
