@@ -53,7 +53,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         [needs.program("mount"), *options, place], capture_output=True, text=True, check=False, timeout=30
     )
     if done.returncode != 0:
-        needs.not_run(f"a file system cannot be mounted here: {done.stderr.strip()}")
+        needs.not_run(f"a file system cannot be mounted here: {done.stderr.strip().partition(chr(10))[0]}")
     try:
         yield place
     finally:
