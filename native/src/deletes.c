@@ -136,19 +136,70 @@ static void submit(engine_store *store, struct delete_request *request)
     keeper_wake(store);
 }
 
-int deletes_remove(engine_store *store, uint64_t fid, int *removed, engine_error *error)
+void deletes_repair_begins(engine_store *store, struct repair *repair)
 {
-    *removed = 0;
     pthread_mutex_lock(&store->deletes.lock);
+    repair->next = store->deletes.repairs;
+    store->deletes.repairs = repair;
+    pthread_mutex_unlock(&store->deletes.lock);
+}
+
+void deletes_repair_ends(engine_store *store, struct repair *repair)
+{
+    pthread_mutex_lock(&store->deletes.lock);
+    struct repair **at = &store->deletes.repairs;
+    while (*at != repair)
+        at = &(*at)->next;
+    *at = repair->next;
+    pthread_cond_broadcast(&store->deletes.changed);
+    pthread_mutex_unlock(&store->deletes.lock);
+}
+
+/* deletes.lock is held. */
+static bool is_repaired(const engine_store *store, uint64_t fid)
+{
+    for (const struct repair *repair = store->deletes.repairs; repair != NULL; repair = repair->next)
+        if (repair->fid == fid)
+            return true;
+    return false;
+}
+
+/* A delete that is on record before the copy that a repair replaced is dead would bring that copy back after a crash.
+ * So whoever has found a chunk's place asks here before recording it dead; *waited: the place may be another now. */
+static int wait_for_repairs(engine_store *store, uint64_t fid, bool *waited, engine_error *error)
+{
+    *waited = false;
+    pthread_mutex_lock(&store->deletes.lock);
+    while (is_repaired(store, fid)) {
+        /* Bounded: a repair ends with its turn in the queue and its I/O. */
+        pthread_cond_wait(&store->deletes.changed, &store->deletes.lock);
+        *waited = true;
+    }
     bool blocked = store->deletes.blocked;
     pthread_mutex_unlock(&store->deletes.lock);
     if (blocked)
         return failure(error, ENGINE_FAILED, 0, "an older copy could not be recorded as dead; reopen the store");
+    return ENGINE_OK;
+}
+
+int deletes_remove(engine_store *store, uint64_t fid, int *removed, engine_error *error)
+{
+    *removed = 0;
+    bool waited;
+    int status = wait_for_repairs(store, fid, &waited, error);
+    if (status != ENGINE_OK)
+        return status;
     for (int chase = 0; chase < CHASES_MAX; chase++) {
         struct delete_request request;
         memset(&request, 0, sizeof request);
         if (!chunk_index_get(store->index, fid, &request.place, NULL, NULL))
             return ENGINE_OK;
+        /* After the place was found: a repair that is not seen here had not published, or was over. */
+        status = wait_for_repairs(store, fid, &waited, error);
+        if (status != ENGINE_OK)
+            return status;
+        if (waited)
+            continue;
         submit(store, &request);
         if (request.status != ENGINE_OK) {
             *error = request.error;

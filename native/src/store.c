@@ -234,6 +234,17 @@ static int put_again(engine_store *store, struct put *put, bool *repair, engine_
     return status;
 }
 
+static int repair_chunk(engine_store *store, struct put *put, engine_error *error)
+{
+    struct repair repair = {.fid = put->fid};
+    deletes_repair_begins(store, &repair);
+    int status = appender_put(store, put, true);
+    if (status == ENGINE_OK && put->replaced)
+        status = deletes_supersede(store, &put->before, error);
+    deletes_repair_ends(store, &repair);
+    return status;
+}
+
 static int put_checked(engine_store *store, struct put *put, engine_error *error)
 {
     int status = appender_put(store, put, false);
@@ -241,10 +252,8 @@ static int put_checked(engine_store *store, struct put *put, engine_error *error
         bool repair = false;
         status = put_again(store, put, &repair, error);
         if (status == ENGINE_OK && repair)
-            status = appender_put(store, put, true);
+            status = repair_chunk(store, put, error);
     }
-    if (status == ENGINE_OK && put->replaced)
-        status = deletes_supersede(store, &put->before, error);
     return status;
 }
 

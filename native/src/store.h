@@ -73,12 +73,19 @@ struct put_queue {
 
 struct delete_request;
 
+/* A chunk that is being written anew over a damaged copy. Lives on the stack of who does it. */
+struct repair {
+    struct repair *next;
+    uint64_t fid;
+};
+
 struct delete_queue {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct delete_request *first;
     bool led;     /* some caller is working for the others */
     bool blocked; /* a superseded needle could not be recorded as dead: a delete might bring it back */
+    struct repair *repairs; /* under way; few */
 };
 
 struct keeper {
@@ -195,6 +202,9 @@ void reader_free_scratch(engine_store *store);
 int deletes_remove(engine_store *store, uint64_t fid, int *removed, engine_error *error);
 /* Records as dead a needle whose fid now lives elsewhere. */
 int deletes_supersede(engine_store *store, const struct chunk_place *place, engine_error *error);
+/* Around both: deletes of repair->fid wait meanwhile. */
+void deletes_repair_begins(engine_store *store, struct repair *repair);
+void deletes_repair_ends(engine_store *store, struct repair *repair);
 
 /* keeper.c */
 int keeper_start(engine_store *store, engine_error *error);

@@ -128,6 +128,7 @@ int main(int count, char **arguments)
         {"fail_stop", test_fail_stop},
         {"primitive", test_primitive},
         {"full_disk", test_full_disk},
+        {"repair", test_repair},
     };
     CHECK(count == 4);
     struct test test = {.directory = arguments[2], .stride = strtoull(arguments[3], NULL, 10)};

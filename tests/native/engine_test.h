@@ -56,5 +56,6 @@ void test_open_faults(const struct test *test);
 void test_fail_stop(const struct test *test);
 void test_primitive(const struct test *test);
 void test_full_disk(const struct test *test);
+void test_repair(const struct test *test);
 
 #endif

@@ -21,8 +21,8 @@ RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 
 
 CASES = {
-    "address": ["index", "threads", "faults", "crashes", "open_faults", "fail_stop", "primitive", "full_disk"],
-    "thread": ["threads", "full_disk"],  # the fault cases run one caller
+    "address": ["index", "threads", "faults", "crashes", "open_faults", "fail_stop", "primitive", "full_disk", "repair"],
+    "thread": ["threads", "full_disk", "repair"],  # the fault cases run one caller
 }
 
 
