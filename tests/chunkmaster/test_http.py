@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,16 @@ def test_the_next_master_is_asked_when_one_does_not_answer(place: Path, server: 
         assert both.reserve_fids("front-1", 10).first > taken.last
         both.close()
     client.close()
+
+
+def test_a_master_that_takes_requests_and_never_answers_is_passed_over_and_then_avoided(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = HttpChunkMaster([f"http://127.0.0.1:{silent.getsockname()[1]}", server.url], KEY, read_timeout_s=2.0)
+        first = client.reserve_fids("front-1", 10)
+        started_s = time.monotonic()
+        assert client.reserve_fids("front-1", 10).first > first.last
+        assert time.monotonic() - started_s < 1.0
+        client.close()
 
 
 def test_without_any_master_the_failure_names_them_all() -> None:
