@@ -40,7 +40,8 @@ OTHERS_MAY_DO_BETTER = (TruncatedBody, ChecksumMismatch, InternalError)
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
     """`put_timeout_s`: longer than an ImageServer's own put deadline, so that its answer is heard. `attempts_max`:
-    servers asked for one call. `avoid_s`: for how long a server that failed is asked last."""
+    servers asked for one call. `total_s`: no server is asked after it, and the last one has what is left of it: less
+    than a driver waits for a chunk. `avoid_s`: for how long a server that failed is asked last."""
 
     connect_timeout_s: float = 1.0
     put_timeout_s: float = 45.0
@@ -48,6 +49,7 @@ class ClientLimits:
     delete_timeout_s: float = 30.0
     check_timeout_s: float = 5.0
     attempts_max: int = 4
+    total_s: float = 55.0
     avoid_s: float = 3.0
     connections_max: int = 64
 
@@ -87,14 +89,14 @@ class HttpImageStore:
         if length > CHUNK_BYTES_MAX:
             raise PayloadTooLarge(f"a chunk of {length} bytes, at most {CHUNK_BYTES_MAX}", limit=CHUNK_BYTES_MAX)
 
-        def put(server: ServiceClient) -> ChunkRef:
+        def put(server: ServiceClient, timeout_s: float) -> ChunkRef:
             try:
                 answer = server.upload(
                     "PUT",
                     "/v1/chunks",
                     payload,
                     headers={CRC_HEADER: f"{crc32c:08x}"},
-                    read_timeout_s=self._limits.put_timeout_s,
+                    read_timeout_s=timeout_s,
                 )
             except ChecksumMismatch as error:
                 if crc32c_of(payload) != crc32c:
@@ -102,7 +104,7 @@ class HttpImageStore:
                 raise  # right here, wrong there: it was damaged on the way
             return from_json(ChunkRef, answer)
 
-        return self._ask("put a chunk", put)
+        return self._ask("put a chunk", put, self._limits.put_timeout_s)
 
     def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> None:
         view = memoryview(buffer)
@@ -117,10 +119,8 @@ class HttpImageStore:
         params = {"length": ref.length, "crc32c": ref.crc32c}
         headers = {} if whole else {"Range": f"bytes={offset}-{offset + view.nbytes - 1}"}
 
-        def read(server: ServiceClient) -> None:
-            told = server.read_into(
-                path, view, params=params, headers=headers, read_timeout_s=self._limits.read_timeout_s
-            )
+        def read(server: ServiceClient, timeout_s: float) -> None:
+            told = server.read_into(path, view, params=params, headers=headers, read_timeout_s=timeout_s)
             expected = f"{ref.crc32c:08x}" if whole else told.get(CRC_HEADER.lower(), "")
             actual = f"{crc32c_of(view):08x}"
             if actual != expected:
@@ -128,40 +128,53 @@ class HttpImageStore:
                     f"fid {ref.fid} from {server.base_url}: CRC-32C {actual} instead of {expected!r}"
                 )
 
-        self._ask(f"read fid {ref.fid}", read, partial(ChunkUnreadable, fid=ref.fid))
+        self._ask(f"read fid {ref.fid}", read, self._limits.read_timeout_s, partial(ChunkUnreadable, fid=ref.fid))
 
     def delete_chunks(self, refs: Sequence[ChunkRef]) -> list[ChunkRef]:
         left: list[ChunkRef] = []
         for first in range(0, len(refs), DELETE_MAX):
             some = refs[first : first + DELETE_MAX]
-            left += self._ask(f"delete {len(some)} chunks", partial(self._delete, some))
+            left += self._ask(f"delete {len(some)} chunks", partial(self._delete, some), self._limits.delete_timeout_s)
         return left
 
-    def _delete(self, refs: Sequence[ChunkRef], server: ServiceClient) -> list[ChunkRef]:
+    def _delete(self, refs: Sequence[ChunkRef], server: ServiceClient, timeout_s: float) -> list[ChunkRef]:
         answer = server.json(
             "POST",
             "/v1/chunks/delete",
             json={"refs": to_json(list(refs))},
-            read_timeout_s=self._limits.delete_timeout_s,
+            read_timeout_s=timeout_s,
         )
         return from_json(list[ChunkRef], answer["left"])
 
     def check(self) -> None:
-        self._ask("check", lambda server: server.json("GET", "/v1/check", read_timeout_s=self._limits.check_timeout_s))
+        self._ask(
+            "check",
+            lambda server, timeout_s: server.json("GET", "/v1/check", read_timeout_s=timeout_s),
+            self._limits.check_timeout_s,
+        )
 
     def close(self) -> None:
         for server in self._servers:
             server.close()
 
     def _ask(
-        self, what: str, call: Callable[[ServiceClient], T], in_vain: Callable[[str], Unavailable] = Unavailable
+        self,
+        what: str,
+        call: Callable[[ServiceClient, float], T],
+        timeout_s: float,
+        in_vain: Callable[[str], Unavailable] = Unavailable,
     ) -> T:
-        """`call` on one server after the other until one does it. When none does: the last one's error, or `in_vain`
-        when that was one of OTHERS_MAY_DO_BETTER, which would tell our caller that what it sent is wrong."""
+        """`call` on one server after the other, each with `timeout_s` at most, until one does it. When none does: the
+        last one's error, or `in_vain` when that was one of OTHERS_MAY_DO_BETTER, which would tell our caller that what
+        it sent is wrong."""
         last: SpeedyError | None = None
+        give_up_s = self._clock() + self._limits.total_s
         for server in self._in_turn():
+            left_s = give_up_s - self._clock()
+            if last is not None and left_s <= 0:
+                break
             try:
-                answer = call(server)
+                answer = call(server, min(timeout_s, left_s))
             except _Final as final:
                 raise final.error from None
             except SpeedyError as error:

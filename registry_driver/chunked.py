@@ -26,7 +26,7 @@ class DriverLimits:
     `read_piece_bytes`: how much is read at once (whole chunks where that saves round trips). `record_bytes`,
     `record_s`: after how much a durable prefix is recorded. `buffer_wait_s`: for a buffer when the pool is empty,
     then Overloaded. `chunk_wait_s`: for a chunk in flight, then DeadlineExceeded; longer than an ImageStore's own
-    deadlines."""
+    deadlines (imageserver.client: total_s)."""
 
     chunk_bytes: int = 4 * 1024 * 1024
     write_window: int = 4

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from werkzeug.test import Client
@@ -12,11 +13,13 @@ from werkzeug.test import Client
 from imageserver.app import create_app, transfer_of
 from imageserver.client import ClientLimits, HttpImageStore
 from native.engine import crc32c
+from registry_driver.chunked import DriverLimits
 from tests.imageserver.cluster import memory_cluster
 from tests.imageserver.http import KEY, listening
 from wire.errors import (
     ChecksumMismatch,
     ChunkUnreadable,
+    DeadlineExceeded,
     InternalError,
     Overloaded,
     RangeNotSatisfiable,
@@ -70,6 +73,26 @@ def test_when_all_image_servers_are_dead_the_last_reason_is_told() -> None:
         images = HttpImageStore([first, second], KEY)
         with pytest.raises(Unavailable, match="refused"):
             images.put_chunk(PAYLOAD, crc32c(PAYLOAD))
+
+
+def test_the_wait_for_servers_that_are_all_silent_is_bounded_in_all() -> None:
+    limits = ClientLimits(put_timeout_s=0.4, read_timeout_s=0.4, total_s=0.6)
+    ref = memory_cluster().image_store().put_chunk(PAYLOAD, crc32c(PAYLOAD))
+    with ExitStack() as ports:
+        images = HttpImageStore([ports.enter_context(port_that_never_answers()) for _ in range(4)], KEY, limits=limits)
+        for call in (
+            lambda: images.put_chunk(PAYLOAD, crc32c(PAYLOAD)),
+            lambda: images.read_chunk_into(ref, 0, bytearray(ref.length)),
+        ):
+            started_s = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                call()
+            assert 0.5 < time.monotonic() - started_s < 1.2
+        images.close()
+
+
+def test_the_registrys_driver_waits_longer_than_its_client() -> None:
+    assert ClientLimits().total_s + ClientLimits().connect_timeout_s < DriverLimits().chunk_wait_s
 
 
 def test_image_servers_take_turns() -> None:
