@@ -20,9 +20,10 @@ BUILD_TIMEOUT_S = 240.0
 RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 
 
+THREADED = ["threads", "full_disk", "repair"]
 CASES = {
-    "address": ["index", "threads", "faults", "crashes", "open_faults", "fail_stop", "primitive", "full_disk", "repair"],
-    "thread": ["threads", "full_disk", "repair"],  # the fault cases run one caller
+    "address": [*THREADED, "index", "faults", "crashes", "open_faults", "fail_stop", "primitive"],
+    "thread": THREADED,  # the fault cases run one caller
 }
 
 
