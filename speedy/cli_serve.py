@@ -53,7 +53,7 @@ def run(settings: Settings) -> int:
 
     held = open_data(settings.registry.data)
     try:
-        return server.serve(
+        code = server.serve(
             partial(_build, settings, held),
             host=settings.registry.listen.host,
             port=settings.registry.listen.port,
@@ -63,6 +63,12 @@ def run(settings: Settings) -> int:
             idle_timeout_s=settings.registry.body_idle_s,
             on_listening=partial(_welcome, held),
         )
+        if code == server.EXIT_BIND_FAILED:
+            click.echo(
+                "Choose another address: --listen HOST:PORT, or make serve LISTEN=HOST:PORT (port 0: any free one).",
+                err=True,
+            )
+        return code
     finally:
         (held.path / ADDRESS_FILE).unlink(missing_ok=True)
         held.close()

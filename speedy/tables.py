@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chunkmaster.interface import GroupTable
 from wire.values import to_json
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _STATE_STYLES = {"rw": "green", "ready": "green", "ro_full": "yellow", "not ready": "yellow", "new": "yellow"}
+#: Characters of a line in a table; more than any name, address and reason together.
+_WIDTH_MAX = 2000
 
 
 def table_as_json(table: GroupTable | None) -> Any:
@@ -21,11 +26,10 @@ def print_groups(table: GroupTable | None, trouble: str) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    console = Console()
     if table is None:
-        console.print(f"The groups are not known: {escape(trouble)}", style="red")
+        Console().print(f"The groups are not known: {escape(trouble)}", style="red")
         return
-    shown = Table("group", "member", "address", "state", title=f"cluster {table.cluster_id}", title_justify="left")
+    shown = Table("group", "member", "address", "state", box=None, pad_edge=False)
     for heading in ("chunks", "free", "total", "heard"):
         shown.add_column(heading, justify="right")
     for group in table.groups:
@@ -41,24 +45,34 @@ def print_groups(table: GroupTable | None, trouble: str) -> None:
                 size(member.total_bytes),
                 "never" if age is None else f"{age:.1f} s ago",
             )
-    console.print(shown)
+    Console().print(f"cluster {table.cluster_id}", highlight=False)
+    _print_whole(shown)
     if not table.groups:
-        console.print("There is no group yet: `speedy group add` adds one.", style="yellow")
+        Console().print("There is no group yet: `speedy group add` adds one.", style="yellow")
 
 
 def print_processes(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
     """Rows of name, address, process id, state, reason."""
-    from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     with_pid = any(row[2] for row in rows)
-    shown = Table("room", "address", *(["process id"] if with_pid else []), "state", "reason")
+    shown = Table("room", "address", *(["process id"] if with_pid else []), "state", "reason", box=None, pad_edge=False)
     for name, address, pid, state, reason in rows:
         style = _STATE_STYLES.get(state, "red")
         cells = [escape(name), escape(address), *([pid] if with_pid else []), f"[{style}]{state}[/]", escape(reason)]
         shown.add_row(*cells)
-    Console().print(shown)
+    _print_whole(shown)
+
+
+def _print_whole(shown: Table) -> None:
+    """At its natural width, however narrow the terminal or the pipe is: a name or an address that is cut short helps
+    nobody, and each line stays one line for grep."""
+    from rich.console import Console  # noqa: PLC0415
+
+    unlimited = Console(width=_WIDTH_MAX)
+    Console(width=unlimited.measure(shown).maximum).print(shown, soft_wrap=True)
+    Console().print()
 
 
 def size(count: int) -> str:

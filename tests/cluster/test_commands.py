@@ -40,9 +40,10 @@ def test_a_cluster_comes_up_grows_by_a_command_and_goes_down(data: Path) -> None
     status = speedy("cluster", "status", "--data", str(data), "--json")
     assert status.returncode == 0, status.stdout
     assert {process["state"] for process in json.loads(status.stdout)["processes"]} == {"ready"}
-    overview = speedy("status", "--config", config, COLUMNS="200")
+    overview = speedy("status", "--config", config, COLUMNS="40")
     assert overview.returncode == 0, overview.stdout
-    assert "chunkserver-1-1" in overview.stdout
+    lines = [line for line in overview.stdout.splitlines() if "chunkserver-1-1" in line]
+    assert any(plan.of("chunkserver")[0].url in line and " ago" in line for line in lines), overview.stdout
 
     assert speedy("cluster", "add-group", "--data", str(data), timeout_s=120).returncode == 0
     groups = json.loads(speedy("group", "list", "--config", config, "--json").stdout)["groups"]

@@ -1,0 +1,30 @@
+"""What `speedy status` shows to people."""
+
+from __future__ import annotations
+
+import pytest
+
+from chunkmaster.interface import Group, GroupTable, Member
+from speedy.tables import print_groups, print_processes
+
+
+@pytest.fixture(autouse=True)
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+
+
+def test_a_members_line_is_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    member = Member("chunkserver-12-3", "http://storage-12-3.example.org:5400", "rw", 1 << 36, 1 << 40, 1234567, 0.7)
+    print_groups(GroupTable("a-cluster", 3, (Group(12, 3, (member,)),)), "")
+    shown = capsys.readouterr().out
+    (line,) = (line for line in shown.splitlines() if member.server_id in line)
+    assert line.split()[:5] == ["12", member.server_id, member.url, "rw", "1,234,567"]
+    assert line.endswith("0.7 s ago")
+    assert "cluster a-cluster" in shown
+
+
+def test_the_reason_of_a_process_is_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "the database does not answer: connection to server at 10.0.0.20, port 5432 failed [refused]"
+    print_processes([("registry-1", "http://127.0.0.1:5000", "", "not ready", reason)])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "registry-1" in line)
+    assert line.endswith(f"not ready  {reason}")
