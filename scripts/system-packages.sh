@@ -3,8 +3,9 @@
 #
 #   scripts/system-packages.sh PYTHON serve|test|clients
 #
-# serve: what building and running needs; test: PostgreSQL for the tests too; clients: also docker, podman, skopeo and nginx,
-# which the tests use where they are installed. As root, or with sudo; without either the exact line to run is printed
+# serve: what building and running needs; test: PostgreSQL and curl for the tests too; clients: also docker, podman,
+# skopeo and nginx, which the tests use where they are installed. As root, or with sudo; without either the exact line to
+# run is printed
 # and the script ends with 1. Where nothing is missing it touches neither the network nor root's rights.
 set -eu
 
@@ -43,6 +44,7 @@ for package in gcc libc6-dev libisal-dev libssl-dev libpq-dev; do
     need_package "$package"
 done
 if [ "$purpose" != serve ]; then
+    need_package curl
     need_package postgresql
 fi
 if [ "$purpose" = clients ]; then
