@@ -4,9 +4,8 @@
 #   scripts/system-packages.sh PYTHON serve|test|clients
 #
 # serve: what building and running needs; test: PostgreSQL and curl for the tests too; clients: also docker, podman,
-# skopeo and nginx, which the tests use where they are installed. As root, or with sudo; without either the exact line to
-# run is printed
-# and the script ends with 1. Where nothing is missing it touches neither the network nor root's rights.
+# skopeo and nginx, which the tests use where they are installed. As root, or with sudo; without either the exact line
+# to run is printed and the script ends with 1. Where nothing is missing it touches neither the network nor root's rights.
 set -eu
 
 python=$1
