@@ -15,7 +15,7 @@ import pytest
 from chunkmaster.client import HttpChunkMaster
 from tests.chunkmaster.rooms import KEY, free_port
 from tests.contracts.test_chunk_master import beat
-from tests.wire.serving import Server, serving, start, stop
+from tests.wire.serving import Server, serving, start, stop, wait_until
 from wire.errors import Conflict, Unavailable
 from wire.values import to_json
 
@@ -135,7 +135,7 @@ def test_an_unmigrated_database_is_told_by_readyz_and_used_once_it_is_migrated(t
         with pytest.raises(Unavailable, match="speedy migrate"):
             client.reserve_fids("front-1", 1)
         with serving("tests.chunkmaster.rooms:build_master", arguments(tmp_path)):
-            assert running.get("/readyz")[0] == 200
+            wait_until(lambda: running.get("/readyz")[0] == 200, 10, "readiness")
             assert client.reserve_fids("front-1", 1).first == 1
     finally:
         stop(running)

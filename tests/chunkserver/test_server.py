@@ -201,7 +201,9 @@ def test_a_second_server_on_the_directory_ends_with_a_clear_message(bench: Bench
 
 
 def test_a_server_with_another_id_ends_with_a_clear_message(bench: Bench) -> None:
-    bench.start_server(ready=False).stop()
+    first = bench.start_server(ready=False)
+    wait_until(lambda: answers(first), WAIT_S, "the directory's identity")
+    first.stop()
     with pytest.raises(RuntimeError, match="belongs to server cs-1, not to cs-2"):
         bench.start_server(ready=True, server_id="cs-2")
 
