@@ -72,6 +72,7 @@ def engine_options(own: ChunkServerSettings, cluster_id: str) -> EngineOptions:
         volume_size_max=own.volume_bytes_max,
         reserve_bytes=own.reserve_bytes,
         sync=own.sync == "group",
+        appenders=own.appenders,
     )
     return options
 

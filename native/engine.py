@@ -114,7 +114,8 @@ class EngineOptions:
 
     ``cluster_id`` is a UUID; a directory of another cluster is refused. ``reserve_bytes`` None means the larger of 1 %
     of the file system and two volumes. ``create`` False refuses a directory without a store: a disk that is not mounted
-    is noticed. ``sync`` False acknowledges before the bytes are durable.
+    is noticed. ``sync`` False acknowledges before the bytes are durable. ``appenders`` threads (1 to 8) write at once,
+    each to a volume of its own.
     """
 
     cluster_id: str
@@ -125,6 +126,7 @@ class EngineOptions:
     create: bool = True
     queue_bytes_max: int = 256 << 20
     queue_timeout_s: float = 30.0
+    appenders: int = 1
     checkpoint_bytes: int = 256 << 20
     checkpoint_s: float = 60.0
     lock_timeout_s: float = 0.0
@@ -239,6 +241,7 @@ class Engine:
         native.reserve_bytes = _U64_MAX if options.reserve_bytes is None else options.reserve_bytes
         native.queue_bytes_max = options.queue_bytes_max
         native.queue_timeout_s = options.queue_timeout_s
+        native.appenders = options.appenders
         native.checkpoint_bytes = options.checkpoint_bytes
         native.checkpoint_s = options.checkpoint_s
         native.lock_timeout_s = options.lock_timeout_s

@@ -77,6 +77,7 @@ class ChunkServerSettings:
         '"group": acknowledged means on disk; "none": acknowledged may be lost in a power cut',
     )
     heartbeat_s: float = _setting(1.0, Duration(0.05, 60), "time between two reports to the ChunkMaster")
+    appenders: int = _setting(2, Count(1, 8), "threads that write to the disk at once, each to a volume of its own")
     volume_bytes_first: int = _setting(
         64 * MIB, Size(MIB, 64 * GIB), "size of the first volume file; later ones double"
     )

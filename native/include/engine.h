@@ -96,6 +96,7 @@ typedef struct engine_options {
     double checkpoint_s;            /* seconds between two checkpoints of a changed volume */
     double queue_timeout_s;         /* how long a put may wait for its turn before ENGINE_BUSY */
     double lock_timeout_s;          /* how long open waits for the process before us to leave */
+    uint32_t appenders;             /* threads that write at once, each to a volume of its own; 1 to 8 */
     int32_t sync;                   /* 0: do not fdatasync before acknowledging */
     int32_t create;                 /* 0: refuse a directory without a store (an unmounted mount point) */
     uint8_t cluster_id[16];

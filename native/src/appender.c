@@ -1,7 +1,7 @@
 /*
- * The appender: one thread per store, the only writer of volumes.
+ * The appenders: the only writers of volumes, a thread and an active volume each.
  *
- * It takes what is queued (at most 16 MiB or 64 needles, without waiting for more), writes it with one pwritev from the
+ * An appender takes what is queued (at most 16 MiB or 64 needles, without waiting for more), writes it with one pwritev from the
  * callers' memory, syncs once, publishes in the index and wakes the callers. While it syncs, the next batch gathers.
  *
  * Several large needles in a batch are written by the threads that wait for them, each its own at its place, all at
@@ -29,7 +29,7 @@ static void finish(struct put *put, int status, const engine_error *reason)
     pthread_cond_signal(&put->done);
 }
 
-/* queue.lock is held. Joined puts got the same bytes and get the same answer. */
+/* appender.lock is held. Joined puts got the same bytes and get the same answer. */
 static void finish_with_joined(struct put *put, int status, const engine_error *reason)
 {
     struct put *joined = put->joined;
@@ -41,26 +41,26 @@ static void finish_with_joined(struct put *put, int status, const engine_error *
     finish(put, status, reason);
 }
 
-/* queue.lock is held. Takes the next batch off the queue. */
-static struct put *take_batch(struct put_queue *queue)
+/* appender.lock is held. Takes the next batch off the queue. */
+static struct put *take_batch(struct appender *appender)
 {
-    struct put *first = queue->first;
+    struct put *first = appender->first;
     struct put *last = NULL;
     uint64_t bytes = 0;
-    for (unsigned needles = 0; queue->first != NULL && needles < BATCH_NEEDLES_MAX; needles++) {
-        struct put *put = queue->first;
+    for (unsigned needles = 0; appender->first != NULL && needles < BATCH_NEEDLES_MAX; needles++) {
+        struct put *put = appender->first;
         if (last != NULL && bytes + put->footprint > BATCH_BYTES_MAX)
             break;
         bytes += put->footprint;
         put->state = PUT_WRITING;
-        queue->first = put->next;
+        appender->first = put->next;
         last = put;
     }
-    if (queue->first == NULL)
-        queue->last = NULL;
+    if (appender->first == NULL)
+        appender->last = NULL;
     if (last != NULL)
         last->next = NULL;
-    queue->writing = first;
+    appender->writing = first;
     return first;
 }
 
@@ -109,51 +109,49 @@ static int write_run(const struct engine_io *io, const struct put *first, const 
     return count == 0 ? 0 : io_writev(io, first->file, parts, count, first->at);
 }
 
-/* In the put's own thread; queue.lock is held, but not while writing. */
-static void write_own(engine_store *store, struct put *put)
+/* In the put's own thread; appender.lock is held, but not while writing. */
+static void write_own(struct appender *appender, struct put *put)
 {
-    struct put_queue *queue = &store->queue;
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&appender->lock);
     struct iovec parts[PARTS_PER_NEEDLE];
-    int failed = io_writev(store->io, put->file, parts, parts_of(put, parts), put->at) == 0 ? 0 : errno;
-    pthread_mutex_lock(&queue->lock);
+    int failed = io_writev(appender->store->io, put->file, parts, parts_of(put, parts), put->at) == 0 ? 0 : errno;
+    pthread_mutex_lock(&appender->lock);
     put->state = PUT_WRITING;
-    if (failed != 0 && queue->handed_errno == 0)
-        queue->handed_errno = failed;
-    if (--queue->handed == 0)
-        pthread_cond_signal(&queue->written);
+    if (failed != 0 && appender->handed_errno == 0)
+        appender->handed_errno = failed;
+    if (--appender->handed == 0)
+        pthread_cond_signal(&appender->written);
 }
 
 /* Hands the large needles to their threads, writes the others and waits until all are written; 0, or -1 and errno. */
-static int write_together(engine_store *store, struct put *batch, const struct put *end)
+static int write_together(struct appender *appender, struct put *batch, const struct put *end)
 {
-    struct put_queue *queue = &store->queue;
     int failed = 0;
-    pthread_mutex_lock(&queue->lock);
-    queue->handed_errno = 0;
+    pthread_mutex_lock(&appender->lock);
+    appender->handed_errno = 0;
     for (struct put *put = batch; put != end; put = put->next)
         if (put->length >= OWN_WRITE_BYTES_MIN) {
             put->state = PUT_HANDED;
-            queue->handed++;
+            appender->handed++;
             pthread_cond_signal(&put->done);
         }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&appender->lock);
     const struct put *first = batch;
     while (first != end) {
         const struct put *large = first;
         while (large != end && large->length < OWN_WRITE_BYTES_MIN)
             large = large->next;
-        if (failed == 0 && write_run(store->io, first, large) != 0)
+        if (failed == 0 && write_run(appender->store->io, first, large) != 0)
             failed = errno;
         first = large == end ? end : large->next;
     }
     /* Takes as long as any write: the threads are awake and do nothing else. Their memory is in use until then. */
-    pthread_mutex_lock(&queue->lock);
-    while (queue->handed > 0)
-        pthread_cond_wait(&queue->written, &queue->lock);
+    pthread_mutex_lock(&appender->lock);
+    while (appender->handed > 0)
+        pthread_cond_wait(&appender->written, &appender->lock);
     if (failed == 0)
-        failed = queue->handed_errno;
-    pthread_mutex_unlock(&queue->lock);
+        failed = appender->handed_errno;
+    pthread_mutex_unlock(&appender->lock);
     errno = failed;
     return failed == 0 ? 0 : -1;
 }
@@ -203,8 +201,9 @@ static void publish(engine_store *store, struct volume *volume, struct put *batc
 }
 
 /* Everything from batch up to end (NULL: all). The list itself stays whole: others look for their fid in it. */
-static int write_batch(engine_store *store, struct put *batch, const struct put *end, engine_error *error)
+static int write_batch(struct appender *appender, struct put *batch, const struct put *end, engine_error *error)
 {
+    engine_store *store = appender->store;
     const struct engine_io *io = store->io;
     uint64_t bytes = 0;
     unsigned needles = 0;
@@ -213,7 +212,7 @@ static int write_batch(engine_store *store, struct put *batch, const struct put 
         needles++;
     }
     struct volume *volume = NULL;
-    int status = volumes_activate(store, bytes, &volume, error);
+    int status = volumes_activate(appender, bytes, &volume, error);
     if (status != ENGINE_OK)
         return status;
     /* Only this thread changes tail, seq and synced_seq of the active volume while sync is on; without sync, a
@@ -227,7 +226,7 @@ static int write_batch(engine_store *store, struct put *batch, const struct put 
     if (status != ENGINE_OK)
         return status;
     unsigned large = lay_out(volume, batch, end, start, seq, synced_seq);
-    if ((large > 1 ? write_together(store, batch, end) : write_run(io, batch, end)) != 0) {
+    if ((large > 1 ? write_together(appender, batch, end) : write_run(io, batch, end)) != 0) {
         status = failure_os(error, errno, "volume %u: write failed", (unsigned)volume->id);
         /* Fail-stop also without space: behind the tail now stand bytes that no later batch may overwrite halfway. */
         volumes_fail(store, volume);
@@ -248,118 +247,116 @@ static int write_batch(engine_store *store, struct put *batch, const struct put 
 }
 
 /* A full disk may still have room for the smaller ones of a batch. */
-static void write_one_by_one(engine_store *store, struct put *batch)
+static void write_one_by_one(struct appender *appender, struct put *batch)
 {
     for (struct put *put = batch; put != NULL; put = put->next) {
         engine_error reason;
         (void)no_failure(&reason);
-        put->status = write_batch(store, put, put->next, &reason);
+        put->status = write_batch(appender, put, put->next, &reason);
         if (put->status != ENGINE_OK)
             *put->error = reason;
     }
 }
 
-static void complete(engine_store *store, struct put *batch, int status, bool each, const engine_error *reason)
+static void complete(struct appender *appender, struct put *batch, int status, bool each, const engine_error *reason)
 {
-    struct put_queue *queue = &store->queue;
-    pthread_mutex_lock(&queue->lock);
-    queue->writing = NULL;
+    pthread_mutex_lock(&appender->lock);
+    appender->writing = NULL;
     while (batch != NULL) {
         struct put *next = batch->next; /* before its owner wakes up and takes its stack away */
         int own_status = each ? batch->status : status;
         engine_error own_reason = each ? *batch->error : *reason;
-        queue->bytes -= batch->footprint;
+        atomic_fetch_sub(&appender->store->queued_bytes, batch->footprint);
         if (own_status != ENGINE_OK)
-            chunk_index_unreserve(store->index, batch->fid); /* a published one has used its reservation */
+            chunk_index_unreserve(appender->store->index, batch->fid); /* a published one has used its reservation */
         finish_with_joined(batch, own_status, &own_reason);
         batch = next;
     }
-    pthread_mutex_unlock(&queue->lock);
+    pthread_mutex_unlock(&appender->lock);
 }
 
 static void *run(void *argument)
 {
-    engine_store *store = argument;
-    struct put_queue *queue = &store->queue;
+    struct appender *appender = argument;
+    engine_store *store = appender->store;
     for (;;) {
-        pthread_mutex_lock(&queue->lock);
-        while (queue->first == NULL && !queue->stopping)
-            pthread_cond_wait(&queue->filled, &queue->lock);
-        struct put *batch = take_batch(queue);
-        pthread_mutex_unlock(&queue->lock);
+        pthread_mutex_lock(&appender->lock);
+        while (appender->first == NULL && !appender->stopping)
+            pthread_cond_wait(&appender->filled, &appender->lock);
+        struct put *batch = take_batch(appender);
+        pthread_mutex_unlock(&appender->lock);
         if (batch == NULL)
             return NULL; /* stopping, and nothing is left */
         engine_error reason;
         (void)no_failure(&reason);
-        int status = write_batch(store, batch, NULL, &reason);
+        int status = write_batch(appender, batch, NULL, &reason);
         bool each = status == ENGINE_DISK_FULL && batch->next != NULL;
         if (each)
-            write_one_by_one(store, batch);
+            write_one_by_one(appender, batch);
         atomic_store(&store->full, status == ENGINE_DISK_FULL);
-        complete(store, batch, status, each, &reason);
+        complete(appender, batch, status, each, &reason);
         if (volumes_need_care(store))
             keeper_wake(store);
     }
 }
 
-/* queue.lock is held. The put of this fid that is queued or being written, or NULL. */
-static struct put *find_in_flight(struct put_queue *queue, uint64_t fid)
+/* appender.lock is held. The put of this fid that is queued or being written, or NULL. */
+static struct put *find_in_flight(struct appender *appender, uint64_t fid)
 {
-    for (struct put *put = queue->writing; put != NULL; put = put->next)
+    for (struct put *put = appender->writing; put != NULL; put = put->next)
         if (put->fid == fid)
             return put;
-    for (struct put *put = queue->first; put != NULL; put = put->next)
+    for (struct put *put = appender->first; put != NULL; put = put->next)
         if (put->fid == fid)
             return put;
     return NULL;
 }
 
-/* queue.lock is held. */
-static void unlink_queued(struct put_queue *queue, struct put *put)
+/* appender.lock is held. */
+static void unlink_queued(struct appender *appender, struct put *put)
 {
-    struct put **at = &queue->first;
-    queue->last = NULL;
+    struct put **at = &appender->first;
+    appender->last = NULL;
     while (*at != NULL) {
         if (*at == put) {
             *at = put->next;
             continue;
         }
-        queue->last = *at;
+        appender->last = *at;
         at = &(*at)->next;
     }
-    queue->bytes -= put->footprint;
+    atomic_fetch_sub(&appender->store->queued_bytes, put->footprint);
 }
 
-/* queue.lock is held. Once its batch is being written a put cannot be taken back: the kernel reads its memory. */
-static void wait_until_done(engine_store *store, struct put *put)
+/* appender.lock is held. Once its batch is being written a put cannot be taken back: the kernel reads its memory. */
+static void wait_until_done(struct appender *appender, struct put *put)
 {
-    struct put_queue *queue = &store->queue;
-    struct timespec deadline = clock_timespec(clock_deadline(store->options.queue_timeout_s));
+    struct timespec deadline = clock_timespec(clock_deadline(appender->store->options.queue_timeout_s));
     bool timed = true;
     while (put->state != PUT_DONE) {
         if (put->state == PUT_HANDED) {
-            write_own(store, put);
+            write_own(appender, put);
         } else if (!timed) {
-            pthread_cond_wait(&put->done, &queue->lock);
-        } else if (pthread_cond_timedwait(&put->done, &queue->lock, &deadline) == ETIMEDOUT) {
+            pthread_cond_wait(&put->done, &appender->lock);
+        } else if (pthread_cond_timedwait(&put->done, &appender->lock, &deadline) == ETIMEDOUT) {
             timed = false;
-            if (put->state == PUT_QUEUED && find_in_flight(queue, put->fid) == put) {
+            if (put->state == PUT_QUEUED && find_in_flight(appender, put->fid) == put) {
                 engine_error reason;
                 (void)failure(&reason, ENGINE_BUSY, 0, "waited too long for its turn");
-                unlink_queued(queue, put);
-                chunk_index_unreserve(store->index, put->fid);
+                unlink_queued(appender, put);
+                chunk_index_unreserve(appender->store->index, put->fid);
                 finish_with_joined(put, ENGINE_BUSY, &reason);
             }
         }
     }
 }
 
-/* queue.lock is held. Decides without waiting whether put can be queued. */
-static int admit(engine_store *store, struct put *put, bool replace)
+/* appender.lock is held. Decides without waiting whether put can be queued. */
+static int admit(struct appender *appender, struct put *put, bool replace)
 {
-    struct put_queue *queue = &store->queue;
+    engine_store *store = appender->store;
     struct chunk_place place;
-    struct put *ahead = find_in_flight(queue, put->fid);
+    struct put *ahead = find_in_flight(appender, put->fid);
     if (ahead != NULL) {
         if (ahead->length != put->length || ahead->crc32c != put->crc32c)
             return failure(put->error, ENGINE_EXISTS, 0, "other bytes are being stored under this fid");
@@ -370,27 +367,29 @@ static int admit(engine_store *store, struct put *put, bool replace)
     /* Asked with the queue locked: what leaves the batch under way is in the index before. */
     if (!replace && chunk_index_get(store->index, put->fid, &place, NULL, NULL))
         return ENGINE_EXISTS;
-    if (queue->stopping)
+    if (appender->stopping)
         return failure(put->error, ENGINE_CLOSED, 0, "the store is closed");
     if (atomic_load(&store->failed))
         return failure(put->error, ENGINE_FAILED, 0, "the store has failed");
-    if (queue->bytes > 0 && queue->bytes + put->footprint > store->options.queue_bytes_max)
+    uint64_t queued_bytes = atomic_load(&store->queued_bytes);
+    if (queued_bytes > 0 && queued_bytes + put->footprint > store->options.queue_bytes_max)
         return failure(put->error, ENGINE_BUSY, 0, "too many bytes wait to be written");
     if (!chunk_index_reserve(store->index, put->fid))
         return failure(put->error, ENGINE_NO_MEMORY, 0, "no memory for the index");
     put->next = NULL;
-    if (queue->last != NULL)
-        queue->last->next = put;
+    if (appender->last != NULL)
+        appender->last->next = put;
     else
-        queue->first = put;
-    queue->last = put;
-    queue->bytes += put->footprint;
-    pthread_cond_signal(&queue->filled);
+        appender->first = put;
+    appender->last = put;
+    atomic_fetch_add(&store->queued_bytes, put->footprint);
+    pthread_cond_signal(&appender->filled);
     return ENGINE_OK;
 }
 
 int appender_put(engine_store *store, struct put *put, bool replace)
 {
+    struct appender *appender = &store->appenders[put->fid % store->appender_count];
     pthread_condattr_t attributes;
     if (pthread_condattr_init(&attributes) != 0)
         return failure(put->error, ENGINE_NO_MEMORY, 0, "no condition variable");
@@ -400,34 +399,40 @@ int appender_put(engine_store *store, struct put *put, bool replace)
     if (failed != 0)
         return failure(put->error, ENGINE_NO_MEMORY, 0, "no condition variable");
     put->state = PUT_QUEUED;
-    pthread_mutex_lock(&store->queue.lock);
-    int status = admit(store, put, replace);
+    pthread_mutex_lock(&appender->lock);
+    int status = admit(appender, put, replace);
     if (status == ENGINE_OK) {
-        wait_until_done(store, put);
+        wait_until_done(appender, put);
         status = put->status;
     }
-    pthread_mutex_unlock(&store->queue.lock);
+    pthread_mutex_unlock(&appender->lock);
     (void)pthread_cond_destroy(&put->done);
     return status;
 }
 
 int appender_start(engine_store *store, engine_error *error)
 {
-    int failed = pthread_create(&store->queue.thread, NULL, run, store);
-    if (failed != 0)
-        return failure(error, ENGINE_FAILED, failed, "cannot start the appender");
-    store->queue.started = true;
+    for (unsigned i = 0; i < store->appender_count; i++) {
+        struct appender *appender = &store->appenders[i];
+        int failed = pthread_create(&appender->thread, NULL, run, appender);
+        if (failed != 0)
+            return failure(error, ENGINE_FAILED, failed, "cannot start an appender");
+        appender->started = true;
+    }
     return ENGINE_OK;
 }
 
 void appender_stop(engine_store *store)
 {
-    if (!store->queue.started)
-        return;
-    pthread_mutex_lock(&store->queue.lock);
-    store->queue.stopping = true;
-    pthread_cond_signal(&store->queue.filled);
-    pthread_mutex_unlock(&store->queue.lock);
-    pthread_join(store->queue.thread, NULL);
-    store->queue.started = false;
+    for (unsigned i = 0; i < store->appender_count; i++) {
+        struct appender *appender = &store->appenders[i];
+        if (!appender->started)
+            continue;
+        pthread_mutex_lock(&appender->lock);
+        appender->stopping = true;
+        pthread_cond_signal(&appender->filled);
+        pthread_mutex_unlock(&appender->lock);
+        pthread_join(appender->thread, NULL);
+        appender->started = false;
+    }
 }

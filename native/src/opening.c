@@ -318,29 +318,29 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
     return status;
 }
 
-/* The volume that goes on: the last that has needles, or else the first empty one. Others with needles are closed. */
+/* The volumes that go on, one for each appender: the last that have needles, or else empty ones. Others with needles are
+ * closed. */
 static void choose_active(engine_store *store)
 {
-    struct volume *active = NULL;
-    struct volume *empty = NULL;
-    for (uint32_t slot = 0; slot < store->volume_count; slot++) {
+    unsigned chosen = 0;
+    for (uint32_t left = store->volume_count; left > 0; left--) {
+        struct volume *volume = store->volumes[left - 1];
+        if (volume->state != VOLUME_STANDBY || volume->tail == VOLUME_DATA_START)
+            continue;
+        if (chosen == store->appender_count) {
+            volume->state = VOLUME_CLOSING;
+            continue;
+        }
+        volume->state = VOLUME_ACTIVE;
+        store->appenders[chosen++].active = volume;
+    }
+    for (uint32_t slot = 0; slot < store->volume_count && chosen < store->appender_count; slot++) {
         struct volume *volume = store->volumes[slot];
         if (volume->state != VOLUME_STANDBY)
             continue;
-        if (volume->tail == VOLUME_DATA_START) {
-            empty = empty == NULL ? volume : empty;
-            continue;
-        }
-        if (active != NULL)
-            active->state = VOLUME_CLOSING;
-        active = volume;
-        active->state = VOLUME_ACTIVE;
+        volume->state = VOLUME_ACTIVE;
+        store->appenders[chosen++].active = volume;
     }
-    if (active == NULL && empty != NULL) {
-        active = empty;
-        active->state = VOLUME_ACTIVE;
-    }
-    store->active = active;
 }
 
 static void bury_losers(engine_store *store, const struct loser_list *losers)

@@ -65,9 +65,7 @@ int stats_fill(engine_store *store, engine_stats *stats, engine_error *error)
     stats->unknown_files = store->unknown_files;
     stats->damaged_records = store->damaged_records;
     stats->index_bytes = chunk_index_bytes(store->index);
-    pthread_mutex_lock(&store->queue.lock);
-    stats->queued_bytes = store->queue.bytes;
-    pthread_mutex_unlock(&store->queue.lock);
+    stats->queued_bytes = atomic_load(&store->queued_bytes);
     if (atomic_load(&store->failed))
         stats->state = ENGINE_STATE_FAILED;
     else if (stats->free_bytes == 0 || (atomic_load(&store->full) && usable < store->options.volume_size_first))

@@ -15,6 +15,8 @@ static int check_options(const engine_options *options, engine_error *error)
     if (options->volume_size_first < ((uint64_t)1 << 20) || options->volume_size_max < options->volume_size_first ||
         options->volume_size_max > ((uint64_t)1 << 37))
         return failure(error, ENGINE_INVALID, 0, "volume sizes must be 1 MiB <= first <= max <= 128 GiB");
+    if (options->appenders == 0 || options->appenders > APPENDERS_MAX)
+        return failure(error, ENGINE_INVALID, 0, "a store has 1 to %d appenders", APPENDERS_MAX);
     if (options->queue_bytes_max == 0 || options->checkpoint_bytes == 0 || !(options->checkpoint_s > 0) ||
         options->checkpoint_s > 1e6)
         return failure(error, ENGINE_INVALID, 0, "queue and checkpoint limits must be positive");
@@ -46,13 +48,18 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
         return NULL;
     }
     pthread_mutex_t *const locks[] = {
-        &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
+        &store->volumes_create, &store->volumes_lock,  &store->deletes.lock, &store->keeper.work,
         &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
     };
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_init(locks[i], NULL); /* default attributes: cannot fail on Linux */
-    init_condition(&store->queue.filled);
-    init_condition(&store->queue.written);
+    store->appender_count = options->appenders;
+    for (unsigned i = 0; i < store->appender_count; i++) {
+        store->appenders[i].store = store;
+        (void)pthread_mutex_init(&store->appenders[i].lock, NULL);
+        init_condition(&store->appenders[i].filled);
+        init_condition(&store->appenders[i].written);
+    }
     init_condition(&store->deletes.changed);
     init_condition(&store->keeper.wake);
     init_condition(&store->calls_ended);
@@ -83,13 +90,16 @@ static void free_store(engine_store *store)
     reader_free_scratch(store);
     chunk_index_free(store->index);
     pthread_mutex_t *const locks[] = {
-        &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
+        &store->volumes_create, &store->volumes_lock,  &store->deletes.lock, &store->keeper.work,
         &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
     };
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_destroy(locks[i]);
-    (void)pthread_cond_destroy(&store->queue.filled);
-    (void)pthread_cond_destroy(&store->queue.written);
+    for (unsigned i = 0; i < store->appender_count; i++) {
+        (void)pthread_mutex_destroy(&store->appenders[i].lock);
+        (void)pthread_cond_destroy(&store->appenders[i].filled);
+        (void)pthread_cond_destroy(&store->appenders[i].written);
+    }
     (void)pthread_cond_destroy(&store->deletes.changed);
     (void)pthread_cond_destroy(&store->keeper.wake);
     (void)pthread_cond_destroy(&store->calls_ended);

@@ -27,6 +27,7 @@
  * finding pages for it, takes longer than the disk does. */
 #define OWN_WRITE_BYTES_MIN ((uint32_t)1 << 20)
 #define BATCH_NEEDLES_MAX 64
+#define APPENDERS_MAX 8
 #define VOLUME_FAILURES_MAX 3 /* volumes that may fail in one process before the disk is given up */
 #define SCRATCH_KEPT_MAX 8
 #define LISTING_WINDOW ENGINE_ITERATE_MAX
@@ -56,8 +57,13 @@ struct put {
     pthread_cond_t done;
 };
 
-struct put_queue {
-    pthread_mutex_t lock; /* guards this structure and the state of every put */
+/* One of the threads that write. It alone appends to its active volume, so that volumes stay without gaps; a fid
+ * belongs to one appender, which sees all puts of it. Several of them keep a disk busy while one waits for a sync, and
+ * copy at once where a file system lets only one thread write to a file. */
+struct appender {
+    engine_store *store;
+    struct volume *active; /* NULL when there is none; guarded by store.volumes_lock */
+    pthread_mutex_t lock;  /* guards what follows and the state of every put */
     pthread_cond_t filled;
     pthread_t thread;
     bool started;
@@ -68,7 +74,6 @@ struct put_queue {
     pthread_cond_t written; /* handed has become 0 */
     unsigned handed;        /* puts of the batch under way that their own threads still write */
     int handed_errno;       /* what the first of them that failed met, or 0 */
-    uint64_t bytes;      /* queued and writing */
 };
 
 struct delete_request;
@@ -126,14 +131,15 @@ struct engine_store {
     struct chunk_index *index;
 
     pthread_mutex_t volumes_create; /* one volume at a time */
-    pthread_mutex_t volumes_lock;   /* guards the table and the two below */
+    pthread_mutex_t volumes_lock;   /* guards the table, next_id and the appenders' active volumes */
     struct volume **volumes;        /* owned; entries never move or go while the store is open */
     uint32_t volume_count;
     uint32_t volume_capacity;
     uint32_t next_id;
-    struct volume *active; /* NULL when there is none */
 
-    struct put_queue queue;
+    struct appender appenders[APPENDERS_MAX];
+    unsigned appender_count;
+    atomic_uint_fast64_t queued_bytes; /* waiting or being written, over all appenders */
     struct delete_queue deletes;
     struct keeper keeper;
     struct listing listing;
@@ -171,15 +177,15 @@ uint32_t volumes_count(engine_store *store);
 int volumes_add(engine_store *store, struct volume *volume, engine_error *error);
 /* Makes a volume with room for a needle of this footprint, in state standby. */
 int volumes_create(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
-/* An active volume with room for the footprint, sealing the one before. */
-int volumes_activate(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
+/* The appender's active volume, with room for the footprint; the one before is sealed when it has none. */
+int volumes_activate(struct appender *appender, uint64_t footprint, struct volume **volume, engine_error *error);
 /* Takes space for the volume up to end, above the reserve. DISK_FULL with nothing changed. */
 int volumes_allocate(engine_store *store, struct volume *volume, uint64_t end, engine_error *error);
-/* Does so for the active volume before the appender has to. */
+/* Does so for the active volumes before the appenders have to. */
 void volumes_allocate_ahead(engine_store *store);
 /* True when the keeper has space to take or a volume to prepare. */
 bool volumes_need_care(engine_store *store);
-/* True when the active volume is half full and nothing is prepared to follow it. */
+/* True when an active volume is half full and nothing is prepared to follow it. */
 bool volumes_need_standby(engine_store *store);
 /* Makes every needle before next_seq durable. Only without options.sync is there anything to do. */
 int volumes_sync(engine_store *store, struct volume *volume, uint64_t next_seq, engine_error *error);

@@ -183,14 +183,15 @@ static struct volume *find_standby(engine_store *store, uint64_t footprint)
     return found;
 }
 
-int volumes_activate(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error)
+int volumes_activate(struct appender *appender, uint64_t footprint, struct volume **volume, engine_error *error)
 {
+    engine_store *store = appender->store;
     int status = ENGINE_OK;
     pthread_mutex_lock(&store->volumes_lock);
-    struct volume *before = store->active;
+    struct volume *before = appender->active;
     pthread_mutex_unlock(&store->volumes_lock);
     *volume = before;
-    /* Not behind volumes_create: preparing the next volume takes long, and only the appender moves on. */
+    /* Not behind volumes_create: preparing the next volume takes long, and only its appender moves on. */
     if (before != NULL && has_room(before, footprint))
         return ENGINE_OK;
     pthread_mutex_lock(&store->volumes_create);
@@ -210,53 +211,68 @@ int volumes_activate(engine_store *store, uint64_t footprint, struct volume **vo
     (*volume)->state = VOLUME_ACTIVE;
     pthread_mutex_unlock(&(*volume)->lock);
     pthread_mutex_lock(&store->volumes_lock);
-    store->active = *volume;
+    appender->active = *volume;
     pthread_mutex_unlock(&store->volumes_lock);
 cleanup:
     pthread_mutex_unlock(&store->volumes_create);
     return status;
 }
 
+/* The active volume of the appender with this number, or NULL. */
+static struct volume *active_of(engine_store *store, unsigned number)
+{
+    pthread_mutex_lock(&store->volumes_lock);
+    struct volume *active = store->appenders[number].active;
+    pthread_mutex_unlock(&store->volumes_lock);
+    return active;
+}
+
 void volumes_allocate_ahead(engine_store *store)
 {
-    engine_error ignored;
-    pthread_mutex_lock(&store->volumes_lock);
-    struct volume *active = store->active;
-    pthread_mutex_unlock(&store->volumes_lock);
-    if (active == NULL)
-        return;
-    pthread_mutex_lock(&active->lock);
-    uint64_t wanted = active->tail + VOLUME_ALLOCATION_STEP / 2;
-    uint64_t end = wanted < active->size ? wanted : active->size;
-    pthread_mutex_unlock(&active->lock);
-    /* Without success the appender tries itself when it must, and reports. */
-    (void)volumes_allocate(store, active, end, &ignored);
+    for (unsigned i = 0; i < store->appender_count; i++) {
+        engine_error ignored;
+        struct volume *active = active_of(store, i);
+        if (active == NULL)
+            continue;
+        pthread_mutex_lock(&active->lock);
+        uint64_t wanted = active->tail + VOLUME_ALLOCATION_STEP / 2;
+        uint64_t end = wanted < active->size ? wanted : active->size;
+        pthread_mutex_unlock(&active->lock);
+        /* Without success the appender tries itself when it must, and reports. */
+        (void)volumes_allocate(store, active, end, &ignored);
+    }
 }
 
 bool volumes_need_care(engine_store *store)
 {
-    pthread_mutex_lock(&store->volumes_lock);
-    struct volume *active = store->active;
-    pthread_mutex_unlock(&store->volumes_lock);
-    if (active == NULL)
-        return false;
-    pthread_mutex_lock(&active->lock);
-    bool soon = active->allocated < active->size && active->allocated < active->tail + VOLUME_ALLOCATION_STEP / 2;
-    pthread_mutex_unlock(&active->lock);
-    return soon || volumes_need_standby(store);
+    for (unsigned i = 0; i < store->appender_count; i++) {
+        struct volume *active = active_of(store, i);
+        if (active == NULL)
+            continue;
+        pthread_mutex_lock(&active->lock);
+        bool soon = active->allocated < active->size && active->allocated < active->tail + VOLUME_ALLOCATION_STEP / 2;
+        pthread_mutex_unlock(&active->lock);
+        if (soon)
+            return true;
+    }
+    return volumes_need_standby(store);
 }
 
 bool volumes_need_standby(engine_store *store)
 {
-    pthread_mutex_lock(&store->volumes_lock);
-    struct volume *active = store->active;
-    pthread_mutex_unlock(&store->volumes_lock);
-    if (active == NULL || atomic_load(&store->failed))
+    if (atomic_load(&store->failed))
         return false;
-    pthread_mutex_lock(&active->lock);
-    bool half_full = active->tail - VOLUME_DATA_START > (active->size - VOLUME_DATA_START) / 2;
-    pthread_mutex_unlock(&active->lock);
-    return half_full && find_standby(store, 0) == NULL;
+    for (unsigned i = 0; i < store->appender_count; i++) {
+        struct volume *active = active_of(store, i);
+        if (active == NULL)
+            continue;
+        pthread_mutex_lock(&active->lock);
+        bool half_full = active->tail - VOLUME_DATA_START > (active->size - VOLUME_DATA_START) / 2;
+        pthread_mutex_unlock(&active->lock);
+        if (half_full)
+            return find_standby(store, 0) == NULL;
+    }
+    return false;
 }
 
 void volumes_fail(engine_store *store, struct volume *volume)
@@ -266,8 +282,9 @@ void volumes_fail(engine_store *store, struct volume *volume)
     volume->changed = true;
     pthread_mutex_unlock(&volume->lock);
     pthread_mutex_lock(&store->volumes_lock);
-    if (store->active == volume)
-        store->active = NULL;
+    for (unsigned i = 0; i < store->appender_count; i++)
+        if (store->appenders[i].active == volume)
+            store->appenders[i].active = NULL;
     pthread_mutex_unlock(&store->volumes_lock);
     if (atomic_fetch_add(&store->volumes_failed_now, 1) + 1 >= VOLUME_FAILURES_MAX)
         atomic_store(&store->failed, true);

@@ -129,6 +129,8 @@ int main(int count, char **arguments)
         {"primitive", test_primitive},
         {"full_disk", test_full_disk},
         {"repair", test_repair},
+        {"appenders", test_appenders},
+        {"large_faults", test_large_faults},
     };
     CHECK(count == 4);
     struct test test = {.directory = arguments[2], .stride = strtoull(arguments[3], NULL, 10)};

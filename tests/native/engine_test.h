@@ -57,5 +57,7 @@ void test_fail_stop(const struct test *test);
 void test_primitive(const struct test *test);
 void test_full_disk(const struct test *test);
 void test_repair(const struct test *test);
+void test_appenders(const struct test *test);
+void test_large_faults(const struct test *test);
 
 #endif

@@ -37,10 +37,10 @@ static void pause_until(bool (*holds)(struct disk *disk, uint64_t value), struct
 static uint64_t queued(engine_store *store)
 {
     uint64_t count = 0;
-    pthread_mutex_lock(&store->queue.lock);
-    for (const struct put *put = store->queue.first; put != NULL; put = put->next)
+    pthread_mutex_lock(&store->appenders[0].lock);
+    for (const struct put *put = store->appenders[0].first; put != NULL; put = put->next)
         count++;
-    pthread_mutex_unlock(&store->queue.lock);
+    pthread_mutex_unlock(&store->appenders[0].lock);
     return count;
 }
 
@@ -91,7 +91,7 @@ static int full_space(void *context, int file, uint64_t *free_bytes, uint64_t *t
         return result;
     *free_bytes = 0;
     /* The first refusal is the batch's, the second the large chunk's own: the small one has still to be written. */
-    if (pthread_equal(pthread_self(), disk->store->queue.thread) && ++disk->refusals == 2) {
+    if (pthread_equal(pthread_self(), disk->store->appenders[0].thread) && ++disk->refusals == 2) {
         CHECK(pthread_create(&disk->rival, NULL, put_other_bytes, disk) == 0);
         pause_until(rival_is_judged, disk, 1);
     }

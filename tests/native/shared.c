@@ -17,6 +17,7 @@ engine_options options_of(void)
         .checkpoint_bytes = 256 << 10,
         .checkpoint_s = 1000,
         .queue_timeout_s = 30,
+        .appenders = 1,
         .sync = 1,
         .create = 1,
     };
