@@ -44,10 +44,8 @@ class Reservation:
     count: int
 
 
-def create_app(
-    master: ChunkMaster, *, key: ClusterKey | None, ready: Callable[[], None], version: str | None = None
-) -> Flask:
-    app = create_service("chunkmaster", key=key, ready=ready, version=version)
+def create_app(master: ChunkMaster, *, key: ClusterKey | None, ready: Callable[[], None]) -> Flask:
+    app = create_service("chunkmaster", key=key, ready=ready)
     metrics_of(app).register(_TableCollector(master))
 
     @app.post("/v1/groups")

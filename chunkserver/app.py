@@ -65,10 +65,9 @@ def create_app(
     tables: TableSource,
     incoming: PayloadMemory,
     outgoing: PayloadMemory,
-    version: str | None = None,
 ) -> Flask:
     """`incoming` and `outgoing` bound the memory of writes and reads apart, so that neither starves the other."""
-    app = create_service("chunkserver", key=key, ready=ready, version=version)
+    app = create_service("chunkserver", key=key, ready=ready)
     metrics_of(app).register(_StoreCollector(store))
 
     @app.put("/v1/chunks/<fid>")

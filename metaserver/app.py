@@ -40,9 +40,9 @@ BODY_BYTES_MAX = 32 << 20
 _NUMBER = re.compile(r"[0-9]{1,19}")
 
 
-def create_app(store: MetaStore, *, key: ClusterKey | None, version: str | None = None) -> Flask:
+def create_app(store: MetaStore, *, key: ClusterKey | None) -> Flask:
     """`key` None: no check of the cluster key. /readyz is the store's check()."""
-    app = create_service("metaserver", key=key, ready=store.check, version=version)
+    app = create_service("metaserver", key=key, ready=store.check)
     _add_files(app, store)
     _add_uploads(app, store)
     _add_blobs(app, store)

@@ -45,7 +45,7 @@ class _Nouns(click.Group):
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from speedy.version import version  # noqa: PLC0415 - costs 20 ms, which a server's start does not need
+        from wire.version import version  # noqa: PLC0415 - costs 20 ms, which a server's start does not need
 
         click.echo(f"speedy {version()}")
         ctx.exit()

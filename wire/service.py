@@ -25,6 +25,7 @@ from wire.checks import CachedCheck
 from wire.context import REQUEST_ID_HEADER, bind_request_id
 from wire.errors import BadRequest, BodyTimeout, InternalError, Overloaded, SpeedyError, TruncatedBody
 from wire.http import error_body
+from wire.version import version
 
 #: where a request's route is kept for metrics; an app whose one rule serves many kinds of things says which it was
 ROUTE_KEY = "speedy.route"
@@ -40,13 +41,11 @@ READY_LATE_S = 2.0
 StartResponse = Callable[..., Any]
 
 
-def create_service(
-    name: str, *, key: ClusterKey | None, ready: Callable[[], object], version: str | None = None
-) -> Flask:
+def create_service(name: str, *, key: ClusterKey | None, ready: Callable[[], object]) -> Flask:
     """A Flask app for the room `name`, to which the room adds its routes.
 
     `key`: every path but OPEN_PATHS asks for its signature (None: no check). `ready` is called for /readyz, by one
-    request at a time, and raises a SpeedyError that says what is missing. `version` is told by /healthz.
+    request at a time, and raises a SpeedyError that says what is missing.
     """
     check_ready = CachedCheck(ready, READY_KEEP_S, late_s=READY_LATE_S)
     app = Flask(__name__, static_folder=None, template_folder=None)
@@ -97,7 +96,7 @@ def create_service(
 
     @app.get("/healthz")
     def healthz() -> Response:
-        return jsonify(status="ok", service=name, version=version)
+        return jsonify(status="ok", service=name, version=version())
 
     @app.get("/readyz")
     def readyz() -> Response:

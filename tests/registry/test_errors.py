@@ -8,6 +8,7 @@ from registry_driver.oci_errors import error_answer
 from tests.registry.client import Client, read_reply
 from tests.registry.documents import sha256
 from wire import errors
+from wire.version import version
 
 DIGEST = sha256(b"x")
 
@@ -90,7 +91,9 @@ def test_an_early_error_does_not_wait_for_a_client_that_sends_nothing_more(clien
 
 
 def test_health_and_metrics_are_beside_the_api(client: Client) -> None:
-    assert client.send("GET", "/healthz").status == 200
+    health = client.send("GET", "/healthz").json()
+    assert health == {"status": "ok", "service": "registry", "version": version()}
+    assert version()
     assert client.send("GET", "/readyz").status == 200
     client.send("HEAD", "/v2/a/manifests/v1")
     metrics = client.send("GET", "/metrics").body

@@ -92,6 +92,11 @@ def test_null_is_an_empty_list_of_layers() -> None:
     assert parse_manifest(encoded(image(b"c", layers=None)), OCI_MANIFEST).blobs == (sha256(b"c"),)
 
 
+def test_whole_surrogate_pairs_are_characters() -> None:
+    found = parse_manifest(encoded(image(b"c", annotations={"mood": "\U0001f600"}, custom="\\ud800")), OCI_MANIFEST)
+    assert found.annotations == {"mood": "\U0001f600"}
+
+
 def test_unknown_fields_are_of_no_concern() -> None:
     parse_manifest(encoded(image(b"c", custom={"deep": [1, 2.5, None]})), OCI_MANIFEST)
 
@@ -144,6 +149,13 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "annotation is a number": (encoded(image(b"c", annotations={"a": 1})), OCI_MANIFEST),
     "annotation with NUL": (encoded(image(b"c", annotations={"a": "\0"})), OCI_MANIFEST),
     "half a surrogate": (encoded(image(b"c", annotations={"a": "\ud800"})), OCI_MANIFEST),
+    "half a surrogate in a URL": (
+        encoded(image(b"c", layers=[descriptor(b"1", LAYER_TYPE) | {"urls": ["http://a/\udfff"]}])),
+        OCI_MANIFEST,
+    ),
+    "half a surrogate in a key of a list": (encoded(index(custom=[{"\udc00": 1}])), OCI_INDEX),
+    "two halves in the wrong order": (encoded(image(b"c", custom="\udc00\ud800")), OCI_MANIFEST),
+    "half a surrogate in capitals": (encoded(image(b"c", custom="?")).replace(b"?", b"\\uDBFF"), OCI_MANIFEST),
     "too many references": (
         encoded(image(b"c", layers=[descriptor(str(i).encode(), LAYER_TYPE) for i in range(10_001)])),
         OCI_MANIFEST,

@@ -44,9 +44,7 @@ def build(
     if refuse:
         raise Unavailable(refuse)
     started = threading.Event()
-    app = create_service(
-        "echo", key=ClusterKey(SECRET) if key else None, ready=lambda: time.sleep(ready_s), version="1.2.3"
-    )
+    app = create_service("echo", key=ClusterKey(SECRET) if key else None, ready=lambda: time.sleep(ready_s))
 
     @app.route("/body", methods=["PUT", "POST", "PATCH"])
     def body() -> Response:

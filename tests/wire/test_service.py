@@ -11,6 +11,7 @@ from wire.body import RequestBody
 from wire.errors import ERRORS_BY_CODE, Overloaded, SpeedyError, Unavailable
 from wire.response import StreamResponse
 from wire.service import create_service, metrics_of
+from wire.version import version
 
 KEY = ClusterKey(b"s" * 32)
 
@@ -20,7 +21,7 @@ def make(name: str = "room", *, key: ClusterKey | None = None, lacking: list[Spe
         if lacking:
             raise lacking[0]
 
-    app = create_service(name, key=key, ready=ready, version="9.9")
+    app = create_service(name, key=key, ready=ready)
 
     @app.route("/v1/items/<int:number>", methods=["GET", "PUT"])
     def item(number: int) -> Response:
@@ -95,7 +96,7 @@ def test_ready_tells_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"no database" in get(app, "/readyz").data
     lacking[0] = ERRORS_BY_CODE["storage_full"]("the disk is full")
     assert get(app, "/readyz").status_code == 503
-    assert get(app, "/healthz").json == {"status": "ok", "service": "room", "version": "9.9"}
+    assert get(app, "/healthz").json == {"status": "ok", "service": "room", "version": version()}
 
 
 def test_the_key_is_asked_for_everywhere_but_on_the_open_paths() -> None:
@@ -164,4 +165,4 @@ def test_several_apps_in_one_process_do_not_share_metrics() -> None:
 
 def test_answers_are_compact_json() -> None:
     assert get(make(), "/v1/items/5").data == b'{"number":5}\n'
-    assert json.loads(get(make(), "/healthz").data)["version"] == "9.9"
+    assert json.loads(get(make(), "/healthz").data)["service"] == "room"
