@@ -1,31 +1,61 @@
 """The Python face of the storage engine; the manual is include/engine.h.
 
-This is the only module that touches the compiled one. Every call releases the GIL and may come from any thread. Payload
-buffers are read and filled in place, never copied and never kept after the call.
-
-Errors::
-
-    EngineError
-    ├── ChunkNotFound     no such fid
-    ├── ChunkExists       the fid holds other bytes
-    ├── ChunkCorrupt      this copy cannot be read or fails its checksum
-    ├── ChecksumMismatch  the payload given to put does not match its crc32c
-    ├── DiskFull          no space above the reserve
-    ├── StoreFailed       fail-stop after an I/O error; the call is not acknowledged
-    ├── StoreBusy         too many bytes wait; try again later
-    ├── StoreLocked       another process has the directory open
-    ├── StoreMismatch     other cluster, newer format, or not a store
-    └── RangeInvalid      beyond the end of a chunk, or longer than a chunk may be
+This module and digest.py are the only ones that touch the compiled one, and the one that others import from: errors,
+values and digests are here too. Every call releases the GIL and may come from any thread. Payload buffers are read and
+filled in place, never copied and never kept after the call.
 """
 
 import os
-import threading
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from native._engine import ffi, lib
+from native.digest import Digest
+from native.errors import (
+    ChecksumMismatch,
+    ChunkCorrupt,
+    ChunkExists,
+    ChunkNotFound,
+    DiskFull,
+    EngineError,
+    RangeInvalid,
+    StoreBusy,
+    StoreFailed,
+    StoreLocked,
+    StoreMismatch,
+    VolumeNotFound,
+)
+from native.values import RangeDigest, VolumeInfo
+
+__all__ = [
+    "CHUNK_BYTES_MAX",
+    "FORMAT",
+    "RANGES_MAX",
+    "Buffer",
+    "ChecksumMismatch",
+    "ChunkCorrupt",
+    "ChunkExists",
+    "ChunkInfo",
+    "ChunkNotFound",
+    "Digest",
+    "DiskFull",
+    "Engine",
+    "EngineError",
+    "EngineOptions",
+    "EngineStat",
+    "RangeDigest",
+    "RangeInvalid",
+    "StoreBusy",
+    "StoreFailed",
+    "StoreLocked",
+    "StoreMismatch",
+    "VolumeInfo",
+    "VolumeNotFound",
+    "crc32c",
+    "crc32c_combine",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -38,74 +68,15 @@ _STATES: Final = {
     lib.ENGINE_STATE_RO_FULL: "ro_full",
     lib.ENGINE_STATE_FAILED: "failed",
 }
-_KINDS: Final = {"sha256": lib.ENGINE_SHA256, "sha512": lib.ENGINE_SHA512}
-_ALGORITHMS: Final = {kind: algorithm for algorithm, kind in _KINDS.items()}
-
-
-class EngineError(Exception):
-    """Base of all engine errors, and itself: a closed engine, an argument that is never valid, no memory."""
-
-
-class ChunkNotFound(EngineError):
-    """There is no chunk with this fid."""
-
-    def __init__(self, fid: int) -> None:
-        super().__init__(f"no chunk {fid}")
-        self.fid = fid
-
-
-class ChunkExists(EngineError):
-    """The fid is taken by other bytes."""
-
-    def __init__(self, fid: int) -> None:
-        super().__init__(f"chunk {fid} exists with other bytes")
-        self.fid = fid
-
-
-class ChunkCorrupt(EngineError):
-    """The stored copy cannot be read or fails its checksum; another replica may be good."""
-
-    def __init__(self, fid: int, detail: str) -> None:
-        super().__init__(f"chunk {fid} is corrupt: {detail}")
-        self.fid = fid
-        self.detail = detail
-
-
-class ChecksumMismatch(EngineError):
-    """The payload given to put does not have the CRC32C that came with it."""
-
-    def __init__(self, expected: int, actual: int) -> None:
-        super().__init__(f"payload has CRC32C {actual:08x}, announced was {expected:08x}")
-        self.expected = expected
-        self.actual = actual
-
-
-class DiskFull(EngineError):
-    """No space above the reserve. Reads and deletes still work."""
-
-
-class StoreFailed(EngineError):
-    """Fail-stop after an I/O error. The call is not acknowledged; whether its bytes are there is unknown."""
-
-
-class StoreBusy(EngineError):
-    """More bytes wait to be written than options.queue_bytes_max; try again later."""
-
-
-class StoreLocked(EngineError):
-    """Another process has the directory open."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} is in use by another process")
-        self.path = path
-
-
-class StoreMismatch(EngineError):
-    """The directory is not this store: other cluster, newer format, or no store where one was expected."""
-
-
-class RangeInvalid(EngineError):
-    """A range beyond the end of the chunk, or a chunk longer than CHUNK_BYTES_MAX."""
+_VOLUME_STATES: Final = {
+    lib.ENGINE_VOLUME_STANDBY: "standby",
+    lib.ENGINE_VOLUME_ACTIVE: "active",
+    lib.ENGINE_VOLUME_CLOSING: "closing",
+    lib.ENGINE_VOLUME_SEALED: "sealed",
+    lib.ENGINE_VOLUME_FAILED: "failed",
+    lib.ENGINE_VOLUME_QUARANTINED: "quarantined",
+}
+RANGES_MAX: Final = lib.ENGINE_RANGES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +154,7 @@ class EngineStat:
     state: str
 
 
+_VOLUME_FIELDS: Final = tuple(name for name in VolumeInfo.__dataclass_fields__ if name not in ("uuid", "state"))
 _STAT_FIELDS: Final = tuple(name for name in EngineStat.__dataclass_fields__ if name != "state")
 
 
@@ -330,6 +302,54 @@ class Engine:
             after_fid = found[-1].fid
         return found
 
+    def volumes(self) -> list[VolumeInfo]:
+        """The volumes that can be read, ascending by id."""
+        error = ffi.new("engine_error *")
+        count = ffi.new("size_t *")
+        room = 64
+        while True:
+            found = ffi.new("engine_volume[]", room)
+            if lib.engine_volumes(self._handle, found, room, count, error) != lib.ENGINE_OK:
+                _raise(error, 0, self._path)
+            if count[0] <= room:
+                return sorted((_volume_info(found[i]) for i in range(count[0])), key=lambda volume: volume.id)
+            room = count[0] + 64  # ends: volumes are made slower than they are listed
+
+    def needles(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
+        """Up to ``limit`` live chunks of a volume that lie behind ``after_offset``, in the order of their places.
+
+        Fewer only at the end. Raises VolumeNotFound.
+        """
+        if not 0 < volume <= _U32_MAX:
+            raise VolumeNotFound(volume)
+        found: list[ChunkInfo] = []
+        error = ffi.new("engine_error *")
+        count = ffi.new("size_t *")
+        while len(found) < limit:
+            wanted = min(limit - len(found), lib.ENGINE_ITERATE_MAX)
+            chunks = ffi.new("engine_chunk[]", wanted)
+            status = lib.engine_needles(self._handle, volume, after_offset, chunks, wanted, count, error)
+            if status == lib.ENGINE_NOT_FOUND:
+                raise VolumeNotFound(volume)
+            if status != lib.ENGINE_OK:
+                _raise(error, 0, self._path)
+            found.extend(_chunk_info(chunks[i]) for i in range(count[0]))
+            if count[0] < wanted:
+                break
+            after_offset = found[-1].offset
+        return found
+
+    def range_digests(self, first_fid: int, span_log2: int, count: int) -> list[RangeDigest]:
+        """Digests of ``count`` (1 to RANGES_MAX) ranges of 2**``span_log2`` fids each, from ``first_fid`` on, which
+        is a multiple of that. From memory, in one pass over all chunks."""
+        if not (0 <= first_fid <= _U64_MAX and 0 <= span_log2 <= 63 and 1 <= count <= RANGES_MAX):
+            raise EngineError(f"no ranges: {count} of 2**{span_log2} fids from {first_fid}")
+        error = ffi.new("engine_error *")
+        found = ffi.new("engine_range_digest[]", count)
+        if lib.engine_range_digests(self._handle, first_fid, span_log2, found, count, error) != lib.ENGINE_OK:
+            _raise(error, 0, self._path)
+        return [_range_digest(found[i]) for i in range(count)]
+
     def stat(self) -> EngineStat:
         """State, space and counters."""
         stats = ffi.new("engine_stats *")
@@ -358,6 +378,19 @@ def _chunk_info(chunk: Any) -> ChunkInfo:
     return ChunkInfo(chunk.fid, chunk.length, chunk.crc32c, chunk.volume, chunk.offset, float(chunk.created_s))
 
 
+def _volume_info(volume: Any) -> VolumeInfo:
+    return VolumeInfo(
+        uuid=str(uuid.UUID(bytes=bytes(volume.uuid))),
+        state=_VOLUME_STATES[volume.state],
+        **{name: getattr(volume, name) for name in _VOLUME_FIELDS},
+    )
+
+
+def _range_digest(found: Any) -> RangeDigest:
+    digest = f"{found.halves[0]:016x}{found.halves[1]:016x}"
+    return RangeDigest(found.first_fid, found.chunks, found.payload_bytes, digest)
+
+
 def crc32c(data: Buffer, crc: int = 0) -> int:
     """CRC32C (Castagnoli, RFC 3720) of ``data``, continuing ``crc``."""
     with ffi.from_buffer("uint8_t[]", data) as view:
@@ -367,69 +400,3 @@ def crc32c(data: Buffer, crc: int = 0) -> int:
 def crc32c_combine(crc_a: int, crc_b: int, length_b: int) -> int:
     """The CRC32C of A followed by B, from the CRC of each and the length of B in bytes."""
     return lib.engine_crc32c_combine(crc_a, crc_b, length_b)
-
-
-class Digest:
-    """SHA-256 or SHA-512 whose state can be stored and continued in another process.
-
-    ``update`` releases the GIL. Calls on one object are serialised.
-    """
-
-    __slots__ = ("_handle", "_lock", "algorithm")
-
-    def __init__(self, algorithm: str) -> None:
-        if algorithm not in _KINDS:
-            raise ValueError(f"unknown digest algorithm {algorithm!r}: one of {', '.join(_KINDS)}")
-        self._adopt(lib.engine_digest_new(_KINDS[algorithm]), algorithm)
-
-    def _adopt(self, handle: Any, algorithm: str) -> None:
-        if handle == ffi.NULL:
-            raise MemoryError("no memory for a digest")
-        self.algorithm = algorithm
-        self._handle = ffi.gc(handle, lib.engine_digest_free)
-        self._lock = threading.Lock()
-
-    @property
-    def length(self) -> int:
-        """Bytes hashed so far."""
-        with self._lock:
-            return lib.engine_digest_length(self._handle)
-
-    def update(self, data: Buffer) -> None:
-        """Hashes ``data``, which the caller must not change meanwhile."""
-        with self._lock, ffi.from_buffer("uint8_t[]", data) as view:
-            if lib.engine_digest_update(self._handle, view, len(view)) != 0:
-                raise ValueError("the message is longer than the digest allows")
-
-    def copy(self) -> "Digest":
-        """An independent digest that continues from here."""
-        other = Digest.__new__(Digest)
-        with self._lock:
-            other._adopt(lib.engine_digest_copy(self._handle), self.algorithm)
-        return other
-
-    def hexdigest(self) -> str:
-        """The digest of what was hashed so far, lower case; more may follow."""
-        text = ffi.new("char[]", lib.ENGINE_DIGEST_HEX_BYTES)
-        with self._lock:
-            if lib.engine_digest_hex(self._handle, text) != 0:
-                raise EngineError("libcrypto could not finish a digest")
-        return ffi.string(text).decode("ascii")
-
-    def export_state(self) -> bytes:
-        """The state as bytes with version and checksum; import_state continues from it, on any machine."""
-        state = ffi.new("uint8_t[]", lib.ENGINE_DIGEST_STATE_BYTES)
-        with self._lock:
-            lib.engine_digest_export(self._handle, state)
-        return bytes(ffi.buffer(state))
-
-    @classmethod
-    def import_state(cls, state: bytes) -> "Digest":
-        """A digest that continues from an exported state. ValueError when it is damaged or of another version."""
-        with ffi.from_buffer("uint8_t[]", state) as view:
-            handle = lib.engine_digest_import(view, len(view))
-        if handle == ffi.NULL:
-            raise ValueError("the digest state is damaged or of an unknown version")
-        digest = cls.__new__(cls)
-        digest._adopt(handle, _ALGORITHMS[lib.engine_digest_kind_of(handle)])
-        return digest

@@ -43,6 +43,7 @@
 #define ENGINE_FORMAT 1
 #define ENGINE_CHUNK_BYTES_MAX 67108864
 #define ENGINE_ITERATE_MAX 65536
+#define ENGINE_RANGES_MAX 65536
 
 enum engine_status {
     ENGINE_OK = 0,
@@ -65,6 +66,15 @@ enum engine_state {
     ENGINE_STATE_RW = 0,
     ENGINE_STATE_RO_FULL = 1,
     ENGINE_STATE_FAILED = 2
+};
+
+enum engine_volume_state {
+    ENGINE_VOLUME_STANDBY = 0,      /* empty, prepared ahead */
+    ENGINE_VOLUME_ACTIVE = 1,       /* takes chunks */
+    ENGINE_VOLUME_CLOSING = 2,      /* full, about to be sealed */
+    ENGINE_VOLUME_SEALED = 3,       /* final */
+    ENGINE_VOLUME_FAILED = 4,       /* a write or sync failed: reads only */
+    ENGINE_VOLUME_QUARANTINED = 5   /* lost acknowledged bytes, or damaged: what can be read is served */
 };
 
 enum engine_crc_kind {
@@ -110,6 +120,32 @@ typedef struct engine_chunk {
     uint32_t crc32c;        /* of the payload */
     uint32_t created_s;     /* Unix time */
 } engine_chunk;
+
+/* One volume; live + dead + pad + free == size. */
+typedef struct engine_volume {
+    uint32_t id;
+    uint32_t state;             /* engine_volume_state */
+    uint8_t uuid[16];
+    uint64_t size_bytes;
+    uint64_t tail;              /* needles lie before it */
+    uint64_t chunks;            /* live */
+    uint64_t payload_bytes;     /* of live chunks */
+    uint64_t live_bytes;
+    uint64_t dead_bytes;
+    uint64_t pad_bytes;
+    uint64_t free_bytes;
+    uint64_t allocated_bytes;   /* as in engine_stats */
+    uint64_t punched_bytes;
+    uint64_t fid_max;
+} engine_volume;
+
+/* The live chunks with 2^span_log2 fids from first_fid on. */
+typedef struct engine_range_digest {
+    uint64_t first_fid;
+    uint64_t chunks;
+    uint64_t payload_bytes;
+    uint64_t halves[2];         /* over fid, length and CRC of each; definition in src/range_digest.c */
+} engine_range_digest;
 
 /* For every volume: live + dead + pad + free == its size; the four sums are below. */
 typedef struct engine_stats {
@@ -171,6 +207,20 @@ int engine_delete(engine_store *store, uint64_t fid, int *removed, engine_error 
  * only at the end. Chunks put or deleted meanwhile may or may not appear. */
 int engine_iterate(engine_store *store, uint64_t after_fid, engine_chunk *chunks, size_t limit, size_t *count,
                    engine_error *error);
+
+/* The volumes that can be read, in no order, up to limit; *count is how many there are, which may be more. */
+int engine_volumes(engine_store *store, engine_volume *volumes, size_t limit, size_t *count, engine_error *error);
+
+/* Up to limit (at most ENGINE_ITERATE_MAX) live chunks of a volume with offset > after_offset in ascending order of
+ * offset; *count is less than limit only at the end. From memory. NOT_FOUND: no such volume. */
+int engine_needles(engine_store *store, uint32_t volume, uint64_t after_offset, engine_chunk *chunks, size_t limit,
+                   size_t *count, engine_error *error);
+
+/* Digests of count (1 to ENGINE_RANGES_MAX) ranges of 2^span_log2 (0 to 63) fids each, from first_fid on, which is a
+ * multiple of that: equal in two stores if and only if (but for one chance in 2^128) they hold the same chunks there.
+ * From memory, one pass over the index; chunks put or deleted meanwhile may or may not count. INVALID. */
+int engine_range_digests(engine_store *store, uint64_t first_fid, uint32_t span_log2, engine_range_digest *digests,
+                         size_t count, engine_error *error);
 
 int engine_stat(engine_store *store, engine_stats *stats, engine_error *error);
 

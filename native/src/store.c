@@ -171,7 +171,7 @@ int engine_open(const char *directory, const engine_options *options, engine_sto
     return store_open_on(io_system(), directory, options, store, error);
 }
 
-static int store_enter(engine_store *store, engine_error *error)
+int store_enter(engine_store *store, engine_error *error)
 {
     (void)no_failure(error);
     pthread_mutex_lock(&store->calls_lock);
@@ -182,7 +182,7 @@ static int store_enter(engine_store *store, engine_error *error)
     return closing ? failure(error, ENGINE_CLOSED, 0, "the store is closed") : ENGINE_OK;
 }
 
-static int store_leave(engine_store *store, int status)
+int store_leave(engine_store *store, int status)
 {
     pthread_mutex_lock(&store->calls_lock);
     store->calls--;

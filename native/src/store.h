@@ -167,6 +167,11 @@ struct engine_store {
 int store_open_on(const struct engine_io *io, const char *directory, const engine_options *options,
                   engine_store **store, engine_error *error);
 
+/* Around every public call, so that closing waits for it. CLOSED when it comes too late. */
+int store_enter(engine_store *store, engine_error *error);
+/* Returns status. Only after an OK of store_enter. */
+int store_leave(engine_store *store, int status);
+
 /* opening.c: everything between the lock and the threads. */
 int opening_read(engine_store *store, engine_error *error);
 
@@ -221,6 +226,12 @@ int keeper_checkpoint(engine_store *store, engine_error *error);
 
 /* stats.c */
 int stats_fill(engine_store *store, engine_stats *stats, engine_error *error);
+
+/* inspect.c */
+/* NULL when there is none. */
+struct volume *inspect_find(engine_store *store, uint32_t id);
+/* The live needles of a volume that begin at `from` or behind, ascending, at most limit of them; returns how many. */
+size_t inspect_gather(engine_store *store, uint32_t slot, uint64_t from, struct chunk_place *places, size_t limit);
 
 /* listing.c */
 int listing_read(engine_store *store, uint64_t after_fid, engine_chunk *chunks, size_t limit, size_t *count,
