@@ -37,38 +37,38 @@ GateName = Literal["uploads", "downloads", "small", "manifests"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Action:
+class Action:
     run: Handler
     gate: GateName = "small"
 
 
-_READ_BLOB = _Action(blobs.get_blob, "downloads")
-_READ_MANIFEST = _Action(manifests.get_manifest)
-_READ_UPLOAD = _Action(uploads.get_upload)
-_PING = _Action(listings.ping)
-_TAGS = _Action(listings.list_tags)
-_CATALOGUE = _Action(listings.list_repositories)
-_REFERRERS = _Action(listings.list_referrers)
+_READ_BLOB = Action(blobs.get_blob, "downloads")
+_READ_MANIFEST = Action(manifests.get_manifest)
+_READ_UPLOAD = Action(uploads.get_upload)
+_PING = Action(listings.ping)
+_TAGS = Action(listings.list_tags)
+_CATALOGUE = Action(listings.list_repositories)
+_REFERRERS = Action(listings.list_referrers)
 
-_ACTIONS: Final[Mapping[Noun, Mapping[str, _Action]]] = {
+ACTIONS: Final[Mapping[Noun, Mapping[str, Action]]] = {
     "ping": {"GET": _PING, "HEAD": _PING},
     "catalogue": {"GET": _CATALOGUE, "HEAD": _CATALOGUE},
     "tags": {"GET": _TAGS, "HEAD": _TAGS},
     "referrers": {"GET": _REFERRERS, "HEAD": _REFERRERS},
-    "blob": {"GET": _READ_BLOB, "HEAD": _Action(blobs.get_blob), "DELETE": _Action(blobs.delete_blob)},
+    "blob": {"GET": _READ_BLOB, "HEAD": Action(blobs.get_blob), "DELETE": Action(blobs.delete_blob)},
     "manifest": {
         "GET": _READ_MANIFEST,
         "HEAD": _READ_MANIFEST,
-        "PUT": _Action(manifests.put_manifest, "manifests"),
-        "DELETE": _Action(manifests.delete_manifest),
+        "PUT": Action(manifests.put_manifest, "manifests"),
+        "DELETE": Action(manifests.delete_manifest),
     },
-    "uploads": {"POST": _Action(uploads.post_upload, "uploads")},
+    "uploads": {"POST": Action(uploads.post_upload, "uploads")},
     "upload": {
         "GET": _READ_UPLOAD,
         "HEAD": _READ_UPLOAD,
-        "PATCH": _Action(uploads.patch_upload, "uploads"),
-        "PUT": _Action(uploads.put_upload, "uploads"),
-        "DELETE": _Action(uploads.delete_upload),
+        "PATCH": Action(uploads.patch_upload, "uploads"),
+        "PUT": Action(uploads.put_upload, "uploads"),
+        "DELETE": Action(uploads.delete_upload),
     },
 }
 
@@ -147,7 +147,7 @@ class _Front:
             response = self._refuse(InternalError(), route, body)
         return response
 
-    def _run(self, action: _Action, call: Call) -> Response:
+    def _run(self, action: Action, call: Call) -> Response:
         # What brings no bytes (opening a session, mounting, closing) is short and must not wait behind slow senders.
         short = action.gate == "uploads" and call.body is not None and call.body.length == 0
         admitted = self._gates["small" if short else action.gate].enter()
@@ -177,8 +177,8 @@ def _name_version(response: Response) -> Response:
     return response
 
 
-def _action(route: Route, method: str) -> _Action:
-    actions = _ACTIONS[route.noun]
+def _action(route: Route, method: str) -> Action:
+    actions = ACTIONS[route.noun]
     action = actions.get(method)
     if action is None:
         raise MethodNotAllowed(f"{method} is not supported here", allow=sorted(actions))

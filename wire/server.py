@@ -41,6 +41,9 @@ CLOSE_TIMEOUT_S = 10.0
 #: longest start of a room (recovery of a large data directory)
 BUILD_TIMEOUT_S = 3600.0
 
+#: gunicorn's own upper limit
+REQUEST_LINE_BYTES_MAX = 8190
+
 _BACKLOG = 2048
 _WORKER_SILENCE_S = 60
 
@@ -102,7 +105,7 @@ def serve(
             "timeout": _WORKER_SILENCE_S,
             "backlog": _BACKLOG,
             "proc_name": name,
-            "limit_request_line": 8190,  # gunicorn's own upper limit
+            "limit_request_line": REQUEST_LINE_BYTES_MAX,
             "limit_request_fields": 100,
             "limit_request_field_size": 32 * 1024,
             "logger_class": _ServerLog,
