@@ -8,6 +8,7 @@ and one table says what may be done with what.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -17,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from registry_driver import blobs, listings, manifests, uploads
-from registry_driver.admission import Admission, AdmissionLimits, Gate
+from registry_driver.admission import Admission, Gate
 from registry_driver.calls import Answer, Call
 from registry_driver.oci_errors import MethodNotAllowed, error_answer
 from registry_driver.registry import Registry
@@ -26,10 +27,14 @@ from wire.body import RequestBody
 from wire.errors import InternalError, Overloaded, SpeedyError, UploadConflict
 from wire.response import StreamResponse
 from wire.service import ROUTE_KEY, create_service
+from wire.transfer import Transfer
 
 _log = logging.getLogger("speedy.registry")
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+#: what the kernel's buffers take at once: a larger answer holds its place until it is sent
+_ANSWER_BYTES_SMALL: Final = 64 * 1024
 _VERSION_HEADER: Final = ("Docker-Distribution-Api-Version", "registry/2.0")
 
 Handler = Callable[[Registry, Call], Response]
@@ -88,12 +93,13 @@ def create_app(
     registry: Registry,
     *,
     ready: Callable[[], None],
-    admission: AdmissionLimits | None = None,
+    admission: Admission,
     body: BodyLimits | None = None,
 ) -> Flask:
-    """The WSGI application. `ready` tells for /readyz whether the rooms behind answer."""
+    """The WSGI application. `ready` tells for /readyz whether the rooms behind answer; `admission` stays the caller's
+    to start and close."""
     app = create_service("registry", key=None, ready=ready)
-    front = _Front(registry, Admission(admission or AdmissionLimits()), body or BodyLimits())
+    front = _Front(registry, admission, body or BodyLimits())
     for rule in ("/v2", "/v2/", "/v2/<path:rest>"):
         app.add_url_rule(
             rule,
@@ -116,6 +122,7 @@ class _Front:
     def __init__(self, registry: Registry, admission: Admission, limits: BodyLimits) -> None:
         self._registry = registry
         self._limits = limits
+        self._patience = admission.patience
         self._gates: Mapping[GateName, Gate] = {
             "uploads": admission.uploads,
             "downloads": admission.downloads,
@@ -150,18 +157,26 @@ class _Front:
     def _run(self, action: Action, call: Call) -> Response:
         # What brings no bytes (opening a session, mounting, closing) is short and must not wait behind slow senders.
         short = action.gate == "uploads" and call.body is not None and call.body.length == 0
-        admitted = self._gates["small" if short else action.gate].enter()
-        streams = False
+        admitted = self._gates["small" if short else action.gate].enter(self._transfer(call))
+        large = False
         try:
             response = action.run(self._registry, call)
-            streams = isinstance(response, StreamResponse)
+            large = call.request.method == "GET" and (
+                isinstance(response, StreamResponse) or (response.calculate_content_length() or 0) > _ANSWER_BYTES_SMALL
+            )
         finally:
-            if not streams:
+            if not large:
                 admitted.release()
-        if streams:
+        if large:
             # The bytes go out after this function: the slot is taken until they have.
             response.call_on_close(admitted.release)
         return response
+
+    def _transfer(self, call: Call) -> Transfer | None:
+        sock = call.request.environ.get("gunicorn.socket")
+        if sock is None:
+            return None
+        return Transfer(sock, call.body, now_s=time.monotonic(), window_s=self._patience.slow_window_s)
 
     def _refuse(self, exc: SpeedyError, route: Route | None, body: RequestBody | None) -> Response:
         if body is not None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from imageserver.interface import ImageStore
 from metaserver.interface import MetaStore
-from registry_driver.admission import AdmissionLimits
+from registry_driver.admission import Admission, AdmissionLimits, Patience
 from registry_driver.app import BodyLimits, create_app
 from registry_driver.chunked import ChunkedDriver
 from registry_driver.reclaim import Reclaimer
@@ -24,8 +24,8 @@ from wire.settings import RegistrySettings
 def compose(
     meta: MetaStore, images: ImageStore, settings: RegistrySettings, *, read_piece_bytes: int | None = None
 ) -> RoomApp:
-    """The registry over the given rooms, which stay the caller's to close. Starts the threads that reclaim space and
-    give memory back.
+    """The registry over the given rooms, which stay the caller's to close. Starts the threads that reclaim space, give
+    memory back and end transfers that stall.
 
     `read_piece_bytes`: how much of a chunk is fetched at once (None: whole chunks, which saves round trips).
     """
@@ -42,23 +42,30 @@ def compose(
     registry = Registry(meta, driver, CachedCheck(images.check), limits)
     reclaimer = Reclaimer(meta, driver, min_age_s=settings.reclaim_after_s)
     trimmer = IdleTrim(pool)
+    admission = Admission(
+        AdmissionLimits.within(
+            settings.threads,
+            uploads_max=settings.uploads_max,
+            downloads_max=settings.downloads_max,
+            requests_max=settings.requests_max,
+            stalled_after_s=settings.stalled_after_s,
+        ),
+        Patience(settings.stalled_after_s, settings.slow_bytes_per_s, settings.slow_window_s),
+    )
     app = create_app(
         registry,
         # Only metadata decides whether this front end can serve: without ImageServers that take writes pulls go on, and
         # a balancer that looked elsewhere would find the same.
         ready=meta.check,
-        admission=AdmissionLimits.within(
-            settings.threads,
-            uploads_max=settings.uploads_max,
-            downloads_max=settings.downloads_max,
-            requests_max=settings.requests_max,
-        ),
+        admission=admission,
         body=BodyLimits(idle_s=settings.body_idle_s),
     )
+    admission.start()
     reclaimer.start()
     trimmer.start()
     closing = ExitStack()
     closing.callback(driver.close)
     closing.callback(trimmer.close)
     closing.callback(reclaimer.close)
+    closing.callback(admission.close)
     return RoomApp(app=app, close=closing.close)

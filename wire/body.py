@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import socket
 import struct
+import threading
 import time
 from typing import Any, Protocol
 
@@ -23,6 +24,10 @@ from wire.errors import BadRequest, BodyTimeout, PayloadTooLarge, SpeedyError, T
 ENVIRON_KEY = "speedy.body"
 
 _SCRATCH_BYTES = 64 * 1024
+
+#: while a body is dropped: the longest silence of its sender, and the time there is where too many are dropped at once
+_DRAIN_SILENCE_S = 1.0
+_HASTY_DRAIN_S = 0.01
 
 
 class RequestBody:
@@ -37,6 +42,7 @@ class RequestBody:
         self.idle_timeout_s = idle_timeout_s
         self.received = 0
         self._failed = False
+        self._given_up = ""
         self._parsed = environ["wsgi.input"]
         self._sock: socket.socket | None = environ.get("gunicorn.socket")
         reader = getattr(self._parsed, "reader", None)
@@ -62,11 +68,12 @@ class RequestBody:
         """Put up to len(buffer) bytes into `buffer`; their number, 0 at the proper end (or for an empty buffer).
 
         Raises TruncatedBody (details: received, announced) when the sender stopped early, BodyTimeout when it was
-        silent for `idle_timeout_s`, BadRequest for a malformed chunk.
+        silent for `idle_timeout_s` or given up for another, BadRequest for a malformed chunk.
         """
         if self.ended or not buffer:
             return 0
-        if self._failed:
+        if self._failed or self._given_up:
+            self.abandon()
             raise self._truncated()
         try:
             count = self._source.readinto(buffer)
@@ -120,7 +127,21 @@ class RequestBody:
         """Read and drop the rest, so that an early answer reaches a client that is still sending.
 
         True when the body was consumed wholly. Else the connection ends with this request. Raises nothing.
+
+        Who has fallen silent is not waited for, and only some threads of a server drain at a time: refused clients
+        that send nothing must not take all of them. What such a client has sent is read still.
         """
+        slots: threading.BoundedSemaphore | None = getattr(self._parsed, "speedy_drains", None)  # set by wire.worker
+        if slots is None or self.ended or self._failed:
+            return self._drain(max_bytes, timeout_s)
+        if not slots.acquire(blocking=False):
+            return self._drain(max_bytes, _HASTY_DRAIN_S)
+        try:
+            return self._drain(max_bytes, timeout_s)
+        finally:
+            slots.release()
+
+    def _drain(self, max_bytes: int, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         scratch = memoryview(bytearray(_SCRATCH_BYTES))
         dropped = 0
@@ -130,7 +151,7 @@ class RequestBody:
                 if left_s <= 0 or dropped > max_bytes or (self.length or 0) - self.received > max_bytes - dropped:
                     break
                 if self._sock is not None:
-                    set_receive_timeout(self._sock, left_s)
+                    set_receive_timeout(self._sock, min(left_s, _DRAIN_SILENCE_S))
                 dropped += self.readinto(scratch)
         except SpeedyError:
             pass
@@ -138,12 +159,21 @@ class RequestBody:
             self.abandon()
         return self.ended
 
+    def give_up(self, why: str) -> None:
+        """From another thread: let what reads the body, or waits for it, see a BodyTimeout that says `why`. An answer
+        still goes out. Raises OSError when the connection is gone."""
+        self._given_up = why
+        if self._sock is not None:
+            self._sock.shutdown(socket.SHUT_RD)
+
     def abandon(self) -> None:
         """Nothing more is read: the connection must not be used for another request."""
         self._failed = True
         end_connection(self._parsed)
 
-    def _truncated(self) -> TruncatedBody:
+    def _truncated(self) -> TruncatedBody | BodyTimeout:
+        if self._given_up:
+            return BodyTimeout(self._given_up)
         announced = "" if self.length is None else f" of {self.length} announced"
         return TruncatedBody(
             f"the body ended after {self.received}{announced} bytes", received=self.received, announced=self.length

@@ -125,12 +125,25 @@ class RegistrySettings:
     read_window: int = _setting(4, Count(1, 64), "chunks of one download in flight")
     buffer_count: int = _setting(48, Count(2, 4096), "chunk buffers in memory, over all requests")
     manifest_bytes_max: int = _setting(4 * MIB, Size(64 * KIB, 64 * MIB), "largest manifest that is accepted")
-    uploads_max: int = _setting(24, Count(1, 1024), "uploads that send bytes at once; more wait, then get 503")
-    downloads_max: int = _setting(24, Count(1, 1024), "downloads at once; more wait, then get 503")
-    requests_max: int = _setting(16, Count(1, 1024), "small requests at once; more wait, then get 503")
+    uploads_max: int = _setting(
+        24, Count(1, 1024), "uploads that send bytes at once; a third more wait, others get 503"
+    )
+    downloads_max: int = _setting(24, Count(1, 1024), "downloads at once; a third more wait, others get 503")
+    requests_max: int = _setting(16, Count(1, 1024), "small requests at once; a third more wait, others get 503")
     body_idle_s: float = _setting(
         60.0, Duration(1, 3600), "a client that sends no byte of its body for so long is given up"
     )
+    stalled_after_s: float = _setting(
+        5.0,
+        Duration(0.1, 3600),
+        "a transfer that moves no byte for so long is ended when another one waits for its place",
+    )
+    slow_bytes_per_s: int = _setting(
+        16 * KIB,
+        Size(),
+        "a transfer that moves fewer bytes per second over slow_window_s is ended when another one waits for its place",
+    )
+    slow_window_s: float = _setting(60.0, Duration(1, 3600), "time over which a transfer's pace is averaged")
     reclaim_after_s: float = _setting(
         900.0,
         Duration(0, 366 * 86400),

@@ -22,6 +22,7 @@ import os
 import selectors
 import signal
 import socket
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -51,6 +52,9 @@ STRAGGLER_WAIT_S = 2.0
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 
 _OPEN_THREADS = 2
+
+#: one thread of so many may be reading out a body that was refused
+_THREADS_PER_DRAIN = 16
 _OPEN_HEADS = tuple(f"GET {path} ".encode("ascii") for path in OPEN_PATHS)
 
 _PR_SET_PDEATHSIG = 1
@@ -128,6 +132,7 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         self.open_pool = concurrent.futures.ThreadPoolExecutor(_OPEN_THREADS, "open")
         self.lingering: deque[RoomConnection] = deque()
         self.running: dict[RoomConnection, concurrent.futures.Future[Any]] = {}
+        self.drains = threading.BoundedSemaphore(max(1, self.cfg.threads // _THREADS_PER_DRAIN))
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -330,6 +335,10 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: RoomConnection) -> Any:
         set_receive_timeout(conn.sock, self.limits.idle_timeout_s)
         req.body.speedy_request = req  # for wire.body.end_connection
+        req.body.speedy_drains = self.drains  # for RequestBody.drain
+        # gunicorn knows the option where it stands alone ("Upgrade, close" is two of them).
+        if any(name == "CONNECTION" and "close" in _options(value) for name, value in req.headers):
+            req.force_close()
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
@@ -357,6 +366,10 @@ class _Wakeups(PollableMethodQueue):  # type: ignore[misc]
 
         A thread that finishes late writes to it by number, and by then the number could be that of another file.
         """
+
+
+def _options(value: str) -> list[str]:
+    return [option.strip().lower() for option in value.split(",")]
 
 
 def _peer(address: Any) -> str:

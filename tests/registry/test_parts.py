@@ -60,7 +60,7 @@ def test_a_pass_counts_once_however_often_it_is_given_back() -> None:
 
 
 @pytest.mark.parametrize("threads", [8, 16, 32, 96, 256])
-def test_gates_leave_threads_for_health(threads: int) -> None:
+def test_gates_leave_threads_for_refusals(threads: int) -> None:
     limits = AdmissionLimits.within(threads, uploads_max=32, downloads_max=32, requests_max=64)
     assert limits.threads_max < threads
     assert min(gate.running_max for gate in (limits.uploads, limits.downloads, limits.small, limits.manifests)) >= 1

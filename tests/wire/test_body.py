@@ -159,6 +159,21 @@ def test_an_early_answer_reaches_a_client_that_stopped_sending(raw: RawConnectio
     assert time.monotonic() - started < 10
 
 
+def test_refused_clients_that_send_nothing_do_not_take_all_threads(server: Server) -> None:
+    """Eight threads; each used to wait two seconds for a body that never came."""
+    held = [RawConnection(server.port) for _ in range(60)]
+    try:
+        for raw in held:
+            raw.send(head("PUT", "/early", "Content-Length: 10"))
+        started = time.monotonic()
+        assert server.get("/who")[0] == 200
+        assert time.monotonic() - started < 8
+        assert [raw.answer().status for raw in held] == [503] * 60
+    finally:
+        for raw in held:
+            raw.sock.close()
+
+
 def test_expect_100_continue_is_answered_before_the_body(raw: RawConnection) -> None:
     raw.send(head("PUT", "/body", "Content-Length: 5", "Expect: 100-continue"))
     wait_until(lambda: b"100 Continue" in raw.sock.recv(200, socket.MSG_PEEK), 5, "100 Continue")

@@ -123,6 +123,13 @@ def test_the_parsers_refusals_are_json_and_end_the_connection(raw: RawConnection
     assert raw.is_closed_by_server()
 
 
+@pytest.mark.parametrize("option", ["close", "Upgrade, close", "close, Upgrade", "CLOSE", "x ,\tclose"])
+def test_a_connection_that_is_to_be_closed_is_closed(raw: RawConnection, option: str) -> None:
+    told = raw.ask(head("GET", "/who", f"Connection: {option}", "Upgrade: h2c"))
+    assert (told.status, told.headers["connection"]) == (200, "close")
+    assert raw.is_closed_by_server()
+
+
 def test_a_large_but_allowed_head_is_served(raw: RawConnection) -> None:
     assert raw.ask(head("GET", "/who", "X: " + "y" * 30_000, "Z: " + "y" * 25_000)).status == 200
 
