@@ -28,6 +28,7 @@ from native.engine import crc32c as crc32c_of
 from wire.errors import (
     ChecksumMismatch,
     ChunkConflict,
+    ChunkDamaged,
     ChunkNotFound,
     ChunkUnreadable,
     DeadlineExceeded,
@@ -44,6 +45,9 @@ log = logging.getLogger("speedy.imageserver")
 #: pauses before groups that were all too busy are tried again: the first one, and what doubling ends at
 BUSY_PAUSE_FIRST_S = 0.1
 BUSY_PAUSE_MAX_S = 1.0
+
+#: what a member says of a chunk of which it has no good copy; anything else says nothing of the copy
+_NO_GOOD_COPY = (ChunkUnreadable, RangeNotSatisfiable, ChecksumMismatch, ChunkNotFound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +197,9 @@ class LocalImageStore:
             raise ChunkNotFound(f"no member of group {ref.group_id} has fid {ref.fid}", fid=ref.fid)
         self.counters.add(chunks_unreadable=1)
         told = "; ".join(f"{server_id}: {error}" for server_id, error in errors.items()) or "the group is not known"
-        raise ChunkUnreadable(f"no good copy of fid {ref.fid} in group {ref.group_id}: {told}", fid=ref.fid)
+        answered = errors and all(isinstance(error, _NO_GOOD_COPY) for error in errors.values())
+        kind = ChunkDamaged if answered else ChunkUnreadable  # a member that is away may have a good one
+        raise kind(f"no good copy of fid {ref.fid} in group {ref.group_id}: {told}", fid=ref.fid)
 
     def _read_any(
         self, group: Group | None, ref: ChunkRef, offset: int, view: memoryview

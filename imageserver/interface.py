@@ -41,7 +41,8 @@ class ImageStore(Protocol):
 
         A whole-chunk read is verified against `ref.crc32c`; a part of it against its block checksums where it is
         stored and a checksum of the part on the way. Raises ChunkNotFound (every member is reachable and none has
-        it), ChunkUnreadable (no good copy could be read), RangeNotSatisfiable.
+        it), ChunkDamaged (every member is reachable and none has a good copy), ChunkUnreadable (no good copy could be
+        read just now), RangeNotSatisfiable.
         """
         ...
 

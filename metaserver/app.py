@@ -13,7 +13,8 @@ GET  /v1/dead-fragments            {"fragments"}      POST /v1/manifests        
 POST /v1/dead-fragments/forget     204                GET  /v1/manifests          ManifestAnswer
 GET  /v1/tags                      Page               POST /v1/manifests/delete   204
 POST /v1/tags/delete               204                GET  /v1/referrers          ManifestPageAnswer
-GET  /v1/repositories              Page               GET  /v1/check              204
+GET  /v1/repositories              Page               POST /v1/blobs/damaged      204
+GET  /v1/check                     204
 """
 
 from __future__ import annotations
@@ -167,6 +168,12 @@ def _add_blobs(app: Flask, store: Catalogue) -> None:
     def mount_blob() -> Response:
         wanted = _body(msg.MountBlob)
         return _value(store.mount_blob(wanted.repository, wanted.digest, wanted.source))
+
+    @app.post("/v1/blobs/damaged")
+    def mark_damaged() -> Response:
+        wanted = _body(msg.MarkDamaged)
+        store.mark_damaged(wanted.digest, wanted.file_id)
+        return _done()
 
     @app.post("/v1/blobs/delete")
     def delete_blob() -> Response:

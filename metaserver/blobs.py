@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from metaserver import models as m
 from metaserver import repository_rows
-from metaserver.checks import check_digest, check_fragments, check_name
+from metaserver.checks import check_digest, check_file_id, check_fragments, check_name
 from metaserver.content import BLOBS
 from metaserver.interface import Blob, Fragment
 from metaserver.transactions import Transactions
+from wire.database import now_s
 from wire.errors import BlobUnknown
 
 _SELECT = (
-    select(m.blobs.c.digest, m.blobs.c.size, m.blobs.c.file_id)
+    select(m.blobs.c.digest, m.blobs.c.size, m.blobs.c.file_id, m.blobs.c.damaged_s)
     .join_from(m.repository_blobs, m.blobs, m.blobs.c.digest == m.repository_blobs.c.digest)
     .where(m.repository_blobs.c.repository == bindparam("of_repository"))
     .where(m.repository_blobs.c.digest == bindparam("of_digest"))
@@ -29,10 +30,18 @@ _UNLINK = delete(m.repository_blobs).where(
     m.repository_blobs.c.repository == bindparam("of_repository"), m.repository_blobs.c.digest == bindparam("of_digest")
 )
 
+_DAMAGED = select(m.blobs.c.damaged_s).where(m.blobs.c.digest == bindparam("of_digest"))
+_MARK_DAMAGED = (
+    update(m.blobs)
+    .where(m.blobs.c.digest == bindparam("of_digest"), m.blobs.c.file_id == bindparam("of_file"))
+    .where(m.blobs.c.damaged_s.is_(None))
+    .values(damaged_s=now_s())
+)
+
 
 def find(connection: Connection, repository: str, digest: str) -> Blob | None:
     row = connection.execute(_SELECT, {"of_repository": repository, "of_digest": digest}).one_or_none()
-    return None if row is None else Blob(row.digest, row.size, row.file_id)
+    return None if row is None else Blob(row.digest, row.size, row.file_id, row.damaged_s is not None)
 
 
 def link(connection: Connection, repository: str, digest: str) -> None:
@@ -47,7 +56,7 @@ class Blobs(Transactions):
 
         def put(connection: Connection) -> Blob:
             repository_rows.keep(connection, repository)
-            stored = BLOBS.obtain_with(connection, digest, fragments, size)
+            stored = BLOBS.put_fragments(connection, digest, fragments, size)
             link(connection, repository, digest)
             return Blob(digest, stored.size, stored.file_id)
 
@@ -71,10 +80,18 @@ class Blobs(Transactions):
             if stored is None or (source is not None and find(connection, source, digest) is None):
                 # Raising also takes back a repository that `keep` made.
                 raise BlobUnknown(f"{source or 'no repository'} has no blob {digest}")
+            if connection.scalar(_DAMAGED, {"of_digest": digest}) is not None:
+                raise BlobUnknown(f"{digest} is damaged")
             link(connection, repository, digest)
             return Blob(digest, stored.size, stored.file_id)
 
         return self._write(mount)
+
+    def mark_damaged(self, digest: str, file_id: int) -> None:
+        check_digest(digest)
+        check_file_id(file_id)
+        parameters = {"of_digest": digest, "of_file": file_id}
+        self._write(lambda connection: connection.execute(_MARK_DAMAGED, parameters) and None)
 
     def delete_blob(self, repository: str, digest: str) -> None:
         _check(repository, digest)

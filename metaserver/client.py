@@ -147,6 +147,9 @@ class HttpMetaStore:
         body = {"repository": repository, "digest": digest, "source": source}
         return from_json(Blob, self._post("/v1/blobs/mount", body))
 
+    def mark_damaged(self, digest: str, file_id: int) -> None:
+        self._post("/v1/blobs/damaged", {"digest": digest, "file_id": file_id})
+
     def delete_blob(self, repository: str, digest: str) -> None:
         self._post("/v1/blobs/delete", {"repository": repository, "digest": digest})
 

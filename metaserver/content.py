@@ -7,10 +7,11 @@ the first. Every function runs in its caller's transaction, after repository_row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from sqlalchemy import Connection, Table, bindparam, delete, literal, select
+from sqlalchemy import Connection, Table, bindparam, delete, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from metaserver import files, fragment_rows
@@ -32,11 +33,19 @@ class Stored:
 class ContentTable:
     """The rows of `table` (digest, size, file_id); `links` says which repositories have them."""
 
-    def __init__(self, table: Table, links: Table, directory: str) -> None:
+    def __init__(
+        self, table: Table, links: Table, directory: str, fresh: Mapping[str, None] = MappingProxyType({})
+    ) -> None:
+        """`fresh`: columns that new bytes set to null."""
         self._directory = directory
         found = select(table.c.size, table.c.file_id).where(table.c.digest == bindparam("of_digest"))
         self._lock_shared = found.with_for_update(read=True, key_share=True)
         self._lock_alone = found.with_for_update()
+        self._replace = (
+            update(table)
+            .where(table.c.digest == bindparam("of_digest"))
+            .values(size=bindparam("new_size"), file_id=bindparam("new_file"), **fresh)
+        )
         self._insert = {
             "postgresql": postgresql.insert(table).on_conflict_do_nothing(),
             "sqlite": sqlite.insert(table).on_conflict_do_nothing(),
@@ -49,38 +58,48 @@ class ContentTable:
         row = connection.execute(self._lock_shared, {"of_digest": digest}).one_or_none()
         return None if row is None else Stored(row.size, row.file_id)
 
-    def obtain(self, connection: Connection, digest: str, size: int, make_file: Callable[[], int]) -> Stored:
-        """The content, which stays until the transaction ends: what is there already, else the file that `make_file`
-        gives (called at most once), made the content's. The caller compares file ids to see which."""
-        file_id: int | None = None
+    def put_file(
+        self,
+        connection: Connection,
+        digest: str,
+        size: int,
+        file_id: int,
+        is_repeated: Callable[[], bool] = lambda: False,
+    ) -> Stored:
+        """Make an open file the content, which stays until the transaction ends. The file that it had goes, with its
+        chunks: what was verified just now is certainly good, what has lain there may not be.
+
+        When the content is there and `is_repeated` (asked with the row locked) says that it came with this same
+        request, it stays as it is. The caller compares file ids to see which.
+        """
         for _ in range(TRIES_MAX):
-            found = self.lock(connection, digest)
-            if found is not None:
-                return found
-            if file_id is None:
-                file_id = make_file()
-            values = {"digest": digest, "size": size, "file_id": file_id}
-            if connection.execute(self._insert[connection.dialect.name], values).rowcount == 1:
-                files.name(connection, file_id, content_path(self._directory, digest))
-                return Stored(size, file_id)
+            row = connection.execute(self._lock_alone, {"of_digest": digest}).one_or_none()
+            if row is None:
+                values = {"digest": digest, "size": size, "file_id": file_id}
+                if connection.execute(self._insert[connection.dialect.name], values).rowcount == 0:
+                    continue  # somebody else was first: look at what is there now
+            elif is_repeated():
+                return Stored(row.size, row.file_id)
+            else:
+                connection.execute(self._replace, {"of_digest": digest, "new_size": size, "new_file": file_id})
+                fragment_rows.kill_file(connection, row.file_id)
+            files.name(connection, file_id, content_path(self._directory, digest))
+            return Stored(size, file_id)
         raise Overloaded(f"{digest} was deleted and pushed again too often meanwhile", retry_after_s=1)
 
-    def obtain_with(self, connection: Connection, digest: str, fragments: Sequence[Fragment], size: int) -> Stored:
-        """As obtain, with a new file of these fragments; when it is not needed, their chunks become dead."""
-        made: list[int] = []
-
-        def make_file() -> int:
-            made.append(files.create(connection, size, len(fragments))[0])
-            return made[0]
-
-        stored = self.obtain(connection, digest, size, make_file)
+    def put_fragments(self, connection: Connection, digest: str, fragments: Sequence[Fragment], size: int) -> Stored:
+        """As put_file, with a new file of these fragments. Chunks that are known already come with a repeated request:
+        they take no other file's place, and those that belong to none are dead."""
+        file_id = files.create(connection, size, len(fragments))[0]
+        stored = self.put_file(
+            connection, digest, size, file_id, lambda: fragment_rows.any_known(connection, fragments)
+        )
         # Chunks are recorded only now: a repetition of this request that runs beside it holds the same ones.
-        if made == [stored.file_id]:
-            fragment_rows.record(connection, stored.file_id, fragments)
-            return stored
-        if made:
-            fragment_rows.kill_file(connection, made[0])
-        fragment_rows.kill(connection, fragments)
+        if stored.file_id == file_id:
+            fragment_rows.record(connection, file_id, fragments)
+        else:
+            fragment_rows.kill_file(connection, file_id)
+            fragment_rows.kill(connection, fragments)
         return stored
 
     def unlinked(self, connection: Connection, digest: str) -> Stored | None:
@@ -97,5 +116,5 @@ class ContentTable:
         fragment_rows.kill_file(connection, stored.file_id)
 
 
-BLOBS = ContentTable(m.blobs, m.repository_blobs, "blobs")
+BLOBS = ContentTable(m.blobs, m.repository_blobs, "blobs", {"damaged_s": None})
 MANIFESTS = ContentTable(m.manifests, m.repository_manifests, "manifests")

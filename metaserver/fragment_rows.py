@@ -89,6 +89,15 @@ def holds_at(connection: Connection, file_id: int, expected: Sequence[Fragment])
     return [as_fragment(row) for row in rows] == list(expected)
 
 
+def any_known(connection: Connection, brought: Sequence[Fragment]) -> bool:
+    """Whether one of the chunks is live or dead already, so that it came before."""
+    for some in _slices([fragment.fid for fragment in brought]):
+        for known in (_LIVE_AMONG, _DEAD_AMONG):
+            if connection.scalars(known, {"fids": some}).first() is not None:
+                return True
+    return False
+
+
 def kill(connection: Connection, unwanted: Sequence[Fragment]) -> None:
     """Chunks that were stored for nothing become dead, save those that a file has."""
     for some in _slices(unwanted):

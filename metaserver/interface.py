@@ -57,9 +57,12 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
+    """`damaged`: a reader found that no good copy of some of its bytes is left (see mark_damaged)."""
+
     digest: str
     size: int
     file_id: int
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +195,10 @@ class Catalogue(Protocol):
         """Append the last fragments (may be none), make the file the blob `digest` of `repository`, end the session:
         one transaction.
 
-        The caller has verified the digest. When the blob exists already (any repository), the existing file stays, the
-        upload's chunks become dead, and the repository gets the existing blob. A replay (session gone, the repository
-        has the blob) answers the blob. Raises UploadUnknown, UploadConflict.
+        The caller has verified the digest. When the blob exists already (any repository), this file takes the place of
+        the existing one, whose chunks become dead: the new bytes were verified just now, the old ones may have gone
+        bad since. A replay (session gone, the repository has the blob) answers the blob. Raises UploadUnknown,
+        UploadConflict.
         """
         ...
 
@@ -205,7 +209,7 @@ class Catalogue(Protocol):
     # -- blobs --------------------------------------------------------------------------------------------------------
     def put_blob(self, repository: str, digest: str, fragments: Sequence[Fragment]) -> Blob:
         """A blob in one step (monolithic push, already verified): a file with these fragments; as finish_upload
-        otherwise."""
+        otherwise. A replay keeps what there is: chunks that are known already never take anything's place."""
         ...
 
     def blob(self, repository: str, digest: str) -> Blob:
@@ -213,7 +217,13 @@ class Catalogue(Protocol):
         ...
 
     def mount_blob(self, repository: str, digest: str, source: str | None) -> Blob:
-        """Give `repository` a blob that `source` has (any repository when None). Raises BlobUnknown."""
+        """Give `repository` a blob that `source` has (any repository when None). Raises BlobUnknown, for a damaged blob
+        too: who is refused pushes it, which heals it."""
+        ...
+
+    def mark_damaged(self, digest: str, file_id: int) -> None:
+        """No good copy of some chunk of the blob's file `file_id` is left. It may still be read where it is good. Does
+        nothing when the blob has another file by now, or is gone; pushing the blob takes the mark away."""
         ...
 
     def delete_blob(self, repository: str, digest: str) -> None:
@@ -222,8 +232,8 @@ class Catalogue(Protocol):
 
     # -- manifests and tags -------------------------------------------------------------------------------------------
     def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> Manifest:
-        """Store the manifest and point `tags` at it, all or nothing. Harmless to repeat (chunks that are not needed
-        become dead).
+        """Store the manifest and point `tags` at it, all or nothing. Harmless to repeat. As with blobs, new bytes take
+        the place of those that were stored before.
 
         Raises ReferencesMissing (details: digests), and then the given fragments' chunks become dead too.
         """

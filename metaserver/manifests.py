@@ -109,7 +109,7 @@ class Manifests(Transactions):
                 return missing
             if not there:
                 repository_rows.keep(connection, repository)
-            stored = MANIFESTS.obtain_with(connection, manifest.digest, manifest.fragments, manifest.size)
+            stored = MANIFESTS.put_fragments(connection, manifest.digest, manifest.fragments, manifest.size)
             _put_references(connection, manifest)
             _put_link(connection, repository, manifest)
             _put_tags(connection, repository, manifest.digest, tags)

@@ -103,6 +103,12 @@ class MountBlob:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkDamaged:
+    digest: str
+    file_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteContent:
     """A blob or a manifest."""
 

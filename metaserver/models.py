@@ -98,12 +98,14 @@ uploads = Table(
 
 repositories = Table("repositories", metadata, Column("repository", Name, primary_key=True))
 
+# damaged_s: when a reader found that some of its chunks have no good copy left; a new push of the blob ends that
 blobs = Table(
     "blobs",
     metadata,
     Column("digest", Name, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("file_id", BigInteger, ForeignKey(files.c.file_id), nullable=False, unique=True),
+    Column("damaged_s", Double),
 )
 
 repository_blobs = Table(

@@ -119,11 +119,8 @@ class Uploads(Transactions):
             # The session's row points at the file, so it goes before the file may.
             connection.execute(_DELETE, {"of_upload": upload_id})
             repository_rows.keep(connection, repository)
-            stored = BLOBS.obtain(connection, digest, new_size, lambda: row.file_id)
-            if stored.file_id != row.file_id:
-                fragment_rows.kill_file(connection, row.file_id)
-                fragment_rows.kill(connection, fragments)
-            elif fragments:
+            stored = BLOBS.put_file(connection, digest, new_size, row.file_id)
+            if fragments:
                 files.grow(connection, row.file_id, fragments, new_size)
             blobs.link(connection, repository, digest)
             return Blob(digest, stored.size, stored.file_id)

@@ -25,7 +25,7 @@ def get_manifest(registry: Registry, call: Call) -> Response:
     headers["Content-Type"] = manifest.media_type
     if call.request.method == "HEAD":
         return head_answer(headers, manifest.size)
-    return answer(200, headers, registry.read_manifest(manifest))
+    return answer(200, headers, registry.read_manifest(call.repository, manifest))
 
 
 def put_manifest(registry: Registry, call: Call) -> Response:

@@ -13,7 +13,7 @@ could take the bytes from under a name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
@@ -30,11 +30,14 @@ from registry_driver.stored_files import ByteStream, StoredFiles
 from wire.errors import (
     BadRequest,
     BlobUnknown,
+    ChunkDamaged,
+    ChunkNotFound,
+    ChunkUnreadable,
     DigestMismatch,
     FileNotFound,
     InternalError,
-    ManifestUnknown,
     NotFound,
+    Overloaded,
     PayloadTooLarge,
     SpeedyError,
     UploadConflict,
@@ -42,6 +45,12 @@ from wire.errors import (
 )
 
 MIB: Final = 1 << 20
+
+#: what reading a file says when its content was pushed again, and the old chunks are on their way out
+GONE: Final = (FileNotFound, ChunkNotFound, ChunkUnreadable)
+
+#: how often a file may be replaced while it is read; each time takes at least the age that dead chunks must reach
+REPLACED_MAX: Final = 10
 
 _log = logging.getLogger("speedy.registry")
 
@@ -165,16 +174,21 @@ class Registry:
             return None
 
     def blob(self, repository: str, digest: str) -> Blob:
-        """Raises BlobUnknown."""
+        """A blob to read. Raises BlobUnknown."""
         return self._meta.blob(repository, digest)
 
-    def read_blob(self, blob: Blob, offset: int, length: int) -> ByteStream:
+    def whole_blob(self, repository: str, digest: str) -> Blob:
+        """A blob that need not be pushed. Raises BlobUnknown, also for one that was found damaged: who is told so
+        pushes it again, which heals it in every repository."""
+        blob = self._meta.blob(repository, digest)
+        if blob.damaged:
+            raise BlobUnknown("the blob is damaged and has to be pushed again", digest=digest)
+        return blob
+
+    def read_blob(self, repository: str, blob: Blob, offset: int, length: int) -> ByteStream:
         """Bytes [offset, offset + length) of the blob. Raises BlobUnknown (deleted just now) and what the driver
         raises."""
-        try:
-            return self._files.read(blob.file_id, blob.size, offset, length)
-        except FileNotFound as exc:
-            raise BlobUnknown("the blob was deleted", digest=blob.digest) from exc
+        return ByteStream(self._blob_bytes(repository, blob, offset, offset + length))
 
     def delete_blob(self, repository: str, digest: str) -> None:
         """Raises BlobUnknown."""
@@ -220,16 +234,23 @@ class Registry:
         """By tag or digest. Raises ManifestUnknown."""
         return self._meta.manifest(repository, reference)
 
-    def read_manifest(self, manifest: Manifest) -> bytes:
+    def read_manifest(self, repository: str, manifest: Manifest) -> bytes:
         """The manifest's bytes as they were pushed, hashed again when they come from the store. Raises ManifestUnknown
         (deleted just now)."""
         body = self._manifest_bytes.get(manifest.digest)
         if body is not None:
             return body
-        try:
-            body = self._files.read_all(manifest.file_id, manifest.size)
-        except FileNotFound as exc:
-            raise ManifestUnknown("the manifest was deleted", digest=manifest.digest) from exc
+        for _ in range(REPLACED_MAX):
+            try:
+                body = self._files.read_all(manifest.file_id, manifest.size)
+                break
+            except GONE:
+                again = self._meta.manifest(repository, manifest.digest)
+                if again.file_id == manifest.file_id:
+                    raise
+                manifest = again
+        else:
+            raise Overloaded("the manifest is pushed again and again", retry_after_s=1)
         state = Digest(algorithm_of(manifest.digest))
         state.update(body)
         if _told(state) != manifest.digest:
@@ -255,6 +276,31 @@ class Registry:
         return self._meta.referrers(repository, subject, artifact_type, after)
 
     # -- parts of the above -------------------------------------------------------------------------------------------
+    def _blob_bytes(self, repository: str, blob: Blob, offset: int, end: int) -> Generator[memoryview, None, None]:
+        """The blob's bytes; when it is pushed again meanwhile, the rest comes from its new file."""
+        for _ in range(REPLACED_MAX):
+            try:
+                with closing(self._files.read(blob.file_id, blob.size, offset, end - offset)) as stream:
+                    for view in stream:
+                        offset += len(view)
+                        yield view
+                return
+            except GONE as exc:
+                again = self._meta.blob(repository, blob.digest)
+                if again.file_id == blob.file_id:
+                    if isinstance(exc, ChunkDamaged | ChunkNotFound):
+                        self._mark_damaged(blob)
+                    raise
+                blob = again
+        raise Overloaded("the blob is pushed again and again", retry_after_s=1)
+
+    def _mark_damaged(self, blob: Blob) -> None:
+        _log.error("a blob is damaged until it is pushed again", extra={"digest": blob.digest, "file_id": blob.file_id})
+        try:
+            self._meta.mark_damaged(blob.digest, blob.file_id)
+        except SpeedyError as exc:
+            _log.warning("a damaged blob could not be marked", extra={"digest": blob.digest, "error": str(exc)})
+
     def _upload_at(self, repository: str, upload_id: str, start: int | None) -> Upload:
         upload = self._meta.upload(repository, upload_id)
         if start is not None and start != upload.offset:

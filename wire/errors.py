@@ -22,6 +22,7 @@
     ├── Unavailable 503           a room, disk or database this one needs does not answer
     │   ├── NoGroupAvailable      no group of ChunkServers can take the write
     │   ├── ChunkUnreadable       no good copy of a chunk could be read just now
+    │   │   └── ChunkDamaged      every copy was looked at, and none is good
     │   └── DeadlineExceeded
     ├── StorageFull 507
     └── InternalError 500         a defect of ours; the message stays in the log
@@ -184,6 +185,10 @@ class NoGroupAvailable(Unavailable):
 
 class ChunkUnreadable(Unavailable):
     code = "chunk_unreadable"
+
+
+class ChunkDamaged(ChunkUnreadable):
+    code = "chunk_damaged"
 
 
 class DeadlineExceeded(Unavailable):

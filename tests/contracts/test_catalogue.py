@@ -222,16 +222,20 @@ def test_finishing_at_another_offset_is_refused_and_the_session_stays(store: Met
         store.blob(REPO, DIGEST)
 
 
-def test_an_upload_of_what_exists_already_keeps_the_file_and_kills_the_uploads_chunks(store: MetaStore) -> None:
-    kept = cut(5, 6)
-    blob = store.put_blob("team/base", DIGEST, kept)
+def test_an_upload_of_what_exists_already_takes_its_place_and_kills_the_old_chunks(store: MetaStore) -> None:
+    old = cut(5, 6)
+    before = store.put_blob("team/base", DIGEST, old)
     store.create_upload(REPO, "u1", b"s0")
     first, last = cut(5), cut(6, offset=5)
     store.advance_upload(REPO, "u1", 0, first, b"s5")
-    assert store.finish_upload(REPO, "u1", 5, last, DIGEST) == blob
-    assert store.blob(REPO, DIGEST) == blob
-    assert store.fragments(blob.file_id) == kept
-    assert dead_fids(store) == fids_of(first + last)
+    blob = store.finish_upload(REPO, "u1", 5, last, DIGEST)
+    assert blob == replace(before, file_id=blob.file_id)
+    assert store.blob(REPO, DIGEST) == store.blob("team/base", DIGEST) == blob
+    assert store.fragments(blob.file_id) == first + last
+    assert dead_fids(store) == fids_of(old)
+    with pytest.raises(FileNotFound):
+        store.fragments(before.file_id)
+    assert store.stat("blobs/sha256/" + DIGEST.partition(":")[2]).file_id == blob.file_id
     assert repositories(store) == [REPO, "team/base"]
 
 
@@ -246,9 +250,9 @@ def test_finishes_of_one_digest_at_once_make_one_blob_and_all_succeed(store: Met
         return store.finish_upload(f"team/{upload_id}", upload_id, 5, fragments[upload_id][1], DIGEST)
 
     with ThreadPoolExecutor(8) as pool:
-        blobs = set(pool.map(finish, uploads))
-    assert len(blobs) == 1
+        list(pool.map(finish, uploads))
     blob = store.blob("team/u0", DIGEST)
+    assert {store.blob(f"team/{upload_id}", DIGEST) for upload_id in uploads} == {blob}
     live = fids_of(store.fragments(blob.file_id))
     assert len(live) == 2
     assert dead_fids(store) == {fid for pair in fragments.values() for part in pair for fid in fids_of(part)} - live
@@ -275,13 +279,42 @@ def test_a_repeated_put_keeps_the_chunks_that_it_brought_the_first_time(store: M
     assert dead_fids(store) == set()
 
 
-def test_a_put_of_what_exists_kills_the_new_chunks_also_when_repeated(store: MetaStore) -> None:
-    blob = store.put_blob("team/base", DIGEST, cut(5))
-    fragments = cut(5)
+def test_a_put_of_what_exists_takes_its_place_once(store: MetaStore) -> None:
+    old, new = cut(5), cut(5)
+    store.put_blob("team/base", DIGEST, old)
+    blob = store.put_blob(REPO, DIGEST, new)
+    assert store.blob("team/base", DIGEST) == blob
+    # Repeats of either request, the first one's chunks are dead by now, change nothing any more.
+    for repository, repeated in ((REPO, new), ("team/base", old)):
+        assert store.put_blob(repository, DIGEST, repeated) == blob
+    assert store.fragments(blob.file_id) == new
+    assert dead_fids(store) == fids_of(old)
+
+
+def test_a_damaged_blob_is_told_and_not_mounted_until_it_is_pushed_again_anywhere(store: MetaStore) -> None:
+    blob = store.put_blob(REPO, DIGEST, cut(5))
+    store.mount_blob("team/base", DIGEST, REPO)
+    assert not blob.damaged
     for _ in range(2):
-        assert store.put_blob(REPO, DIGEST, fragments) == blob
-    assert dead_fids(store) == fids_of(fragments)
-    assert store.blob(REPO, DIGEST) == blob
+        store.mark_damaged(DIGEST, blob.file_id)
+    for repository in (REPO, "team/base"):
+        assert store.blob(repository, DIGEST) == replace(blob, damaged=True)
+    for source in (REPO, None):
+        with pytest.raises(BlobUnknown):
+            store.mount_blob("team/other", DIGEST, source)
+    assert repositories(store) == [REPO, "team/base"]
+    healed = store.put_blob("team/other", DIGEST, cut(5))
+    assert store.blob(REPO, DIGEST) == store.mount_blob("team/more", DIGEST, REPO) == healed
+    assert not healed.damaged
+
+
+def test_a_late_report_of_damage_says_nothing_of_the_file_that_came_after(store: MetaStore) -> None:
+    before = store.put_blob(REPO, DIGEST, cut(5))
+    after = store.put_blob(REPO, DIGEST, cut(5))
+    store.mark_damaged(DIGEST, before.file_id)
+    store.mark_damaged(digest_of("unknown"), after.file_id)
+    assert store.blob(REPO, DIGEST) == after
+    assert not after.damaged
 
 
 def test_repeats_of_one_put_that_run_at_once_lose_no_chunk(store: MetaStore) -> None:
@@ -294,11 +327,9 @@ def test_repeats_of_one_put_that_run_at_once_lose_no_chunk(store: MetaStore) -> 
 
 
 def test_a_put_whose_chunks_were_given_up_meanwhile_is_refused(store: MetaStore) -> None:
-    store.put_blob("team/base", DIGEST, cut(5))
     late = cut(5)
     store.put_blob(REPO, DIGEST, late)
     store.delete_blob(REPO, DIGEST)
-    store.delete_blob("team/base", DIGEST)
     with pytest.raises(FidRangeClosed):
         store.put_blob(REPO, DIGEST, late)
     with pytest.raises(BlobUnknown):

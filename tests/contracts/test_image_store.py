@@ -16,6 +16,7 @@ from tests.imageserver.cluster import MemoryCluster, memory_cluster
 from tests.imageserver.http import served
 from wire.errors import (
     ChecksumMismatch,
+    ChunkDamaged,
     ChunkNotFound,
     ChunkUnreadable,
     NoGroupAvailable,
@@ -113,11 +114,11 @@ def test_a_chunk_that_no_member_has_is_not_found(setup: Setup) -> None:
         setup.images.read_chunk_into(ref, 0, bytearray(ref.length))
 
 
-def test_a_chunk_without_a_good_copy_is_unreadable(setup: Setup) -> None:
+def test_a_chunk_without_a_good_copy_is_damaged(setup: Setup) -> None:
     ref = put(setup.images, b"payload")
     for store in setup.cluster.stores.values():
         store.flip = True
-    with pytest.raises(ChunkUnreadable):
+    with pytest.raises(ChunkDamaged):
         setup.images.read_chunk_into(ref, 0, bytearray(ref.length))
 
 

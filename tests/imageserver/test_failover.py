@@ -14,6 +14,7 @@ from tests.imageserver.cluster import FaultyStore, MemoryCluster, memory_cluster
 from tests.imageserver.waiting import wait_until
 from wire.errors import (
     ChecksumMismatch,
+    ChunkDamaged,
     ChunkNotFound,
     ChunkUnreadable,
     DeadlineExceeded,
@@ -121,19 +122,28 @@ def test_a_chunk_is_not_called_missing_while_a_member_does_not_answer() -> None:
     for store in stores:
         store.inner.delete(ref.fid)
     stores[1].kill()
-    with pytest.raises(ChunkUnreadable):
+    with pytest.raises(ChunkUnreadable) as caught:
         read(images, ref)
+    assert not isinstance(caught.value, ChunkDamaged)
 
 
-def test_a_chunk_with_only_damaged_copies_is_unreadable_and_gives_no_bytes_as_good() -> None:
+def test_a_chunk_with_only_damaged_and_missing_copies_is_damaged_and_gives_no_bytes_as_good() -> None:
     cluster = memory_cluster()
     images = cluster.image_store()
     ref = put(images)
-    for store in cluster.group_stores(1):
+    stores = cluster.group_stores(1)
+    for store in stores:
         store.flip = True
-    with pytest.raises(ChunkUnreadable):
+    with pytest.raises(ChunkDamaged):
         read(images, ref)
     assert images.counters.values()["bad_copies"] == 3
+    stores[0].inner.delete(ref.fid)
+    with pytest.raises(ChunkDamaged):
+        read(images, ref)
+    stores[1].kill()  # it may have a good one, for all that anybody can say
+    with pytest.raises(ChunkUnreadable) as caught:
+        read(images, ref)
+    assert not isinstance(caught.value, ChunkDamaged)
 
 
 def test_a_chunk_of_a_group_that_came_after_the_last_look_at_the_table_is_read() -> None:

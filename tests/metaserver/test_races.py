@@ -183,7 +183,7 @@ def test_the_last_deletion_waits_for_a_push_and_leaves_the_repository(postgres_s
     assert store.repositories().names == (REPO,)
 
 
-def test_the_second_push_of_a_digest_waits_for_the_first_and_takes_its_file(postgres_store: Opened) -> None:
+def test_the_second_push_of_a_digest_waits_for_the_first_and_takes_its_place(postgres_store: Opened) -> None:
     store = postgres_store.store
     first, second = cut(5), cut(5)
     store.create_upload("a", "u1", b"")
@@ -193,8 +193,21 @@ def test_the_second_push_of_a_digest_waits_for_the_first_and_takes_its_file(post
         lambda mine: mine.finish_upload("a", "u1", 0, second, BLOB),
     )
     assert outcome.exception() is None
-    assert store.fragments(store.blob("a", BLOB).file_id) == first
-    assert dead_fids(store) == fids_of(second)
+    assert store.blob("a", BLOB) == store.blob("b", BLOB)
+    assert store.fragments(store.blob("b", BLOB).file_id) == second
+    assert dead_fids(store) == fids_of(first)
+
+
+def test_a_report_of_damage_waits_for_the_push_that_heals_and_changes_nothing(postgres_store: Opened) -> None:
+    store = postgres_store.store
+    damaged = store.put_blob("a", BLOB, cut(5))
+    outcome = meet(
+        postgres_store,
+        lambda other: other.put_blob("b", BLOB, cut(5)),
+        lambda mine: mine.mark_damaged(BLOB, damaged.file_id),
+    )
+    assert outcome.exception() is None
+    assert not store.blob("a", BLOB).damaged
 
 
 def test_the_second_advance_waits_for_the_first_and_learns_the_real_offset(postgres_store: Opened) -> None:
@@ -234,7 +247,7 @@ def test_a_repeated_put_never_marks_its_own_live_chunks_dead(local_store: Opened
     store = local_store.store
     fragments, again = cut(5, 6), cut(5, 6)
     store.put_blob(REPO, BLOB, fragments)
-    for repeated in (fragments, again, again):
+    for repeated in (fragments, again, again, fragments):
         store.put_blob(REPO, BLOB, repeated)
     rows = run_transaction(local_store.engine, lambda c: set(c.scalars(select(dead_fragments.c.fid))), read_only=True)
-    assert rows == fids_of(again)
+    assert rows == fids_of(fragments)

@@ -44,7 +44,7 @@ def use_everything(store: MetaStore) -> None:
     store.cancel_upload(REPO, "u9")
     for repository in (REPO, "other"):
         store.put_blob(repository, digests[2], cut(5))
-    store.blob(REPO, digests[2])
+    store.mark_damaged(digests[2], store.blob(REPO, digests[2]).file_id)
     store.mount_blob("other", digests[0], REPO)
     store.mount_blob("other", digests[1], None)
     for repository in (REPO, "other"):

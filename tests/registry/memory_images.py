@@ -10,12 +10,13 @@ from pathlib import Path
 from chunkserver.interface import Buffer
 from imageserver.interface import ChunkRef
 from native.engine import crc32c
-from wire.errors import ChunkNotFound, ChunkUnreadable, StorageFull
+from wire.errors import ChunkDamaged, ChunkNotFound, ChunkUnreadable, StorageFull
 
 
 class MemoryImageStore:
     """`faults` is a directory; the file `full` in it makes the store full, `full-after` full once it holds as many
-    chunks as it says, `unreadable` lets every read fail. It counts in the files `chunks` (held) and `reads`."""
+    chunks as it says, `unreadable` lets every read fail, `damaged` those of the fids in it. It counts in the files
+    `chunks` (held) and `reads`."""
 
     def __init__(self, faults: Path) -> None:
         self._faults = faults
@@ -34,6 +35,8 @@ class MemoryImageStore:
     def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> None:
         if (self._faults / "unreadable").exists():
             raise ChunkUnreadable("no good copy", fid=ref.fid)
+        if str(ref.fid) in self._told("damaged").split():
+            raise ChunkDamaged("no good copy on any member", fid=ref.fid)
         with self._lock:
             payload = self._chunks.get(ref.fid)
             self._tell("reads", int(self._told("reads") or 0) + 1)

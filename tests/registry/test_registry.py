@@ -26,6 +26,8 @@ from wire.buffers import BufferPool
 from wire.database import create_engine
 from wire.errors import (
     BlobUnknown,
+    ChunkDamaged,
+    ChunkUnreadable,
     DigestMismatch,
     InternalError,
     ManifestUnknown,
@@ -104,7 +106,7 @@ class Bench:
 
     def read(self, digest: str, offset: int = 0, length: int | None = None) -> bytes:
         blob = self.registry.blob("a", digest)
-        with closing(self.registry.read_blob(blob, offset, blob.size if length is None else length)) as stream:
+        with closing(self.registry.read_blob("a", blob, offset, blob.size if length is None else length)) as stream:
             return b"".join(bytes(view) for view in stream)
 
 
@@ -161,7 +163,7 @@ class TestMetadataCalls:
         body = encoded(image(b"{}"))
         bench.registry.put_manifest("a", body, OCI_MANIFEST, digest=None, tags=("v1", "v2"))
         assert bench.meta.taken() == {"put_manifest": 1}
-        assert bench.registry.read_manifest(bench.registry.manifest("a", "v1")) == body
+        assert bench.registry.read_manifest("a", bench.registry.manifest("a", "v1")) == body
         assert bench.meta.taken() == {"manifest": 1}
 
 
@@ -277,7 +279,7 @@ class TestReading:
         # Every chunk but the first two has moved to another fid after the list was read.
         stale = (*fresh[:2], *(replace(fragment, fid=fragment.fid + 1_000_000) for fragment in fresh[2:]))
         bench.meta.replace["fragments"] = lambda _: stale
-        with closing(bench.registry.read_blob(blob, 0, CHUNK)) as stream:
+        with closing(bench.registry.read_blob("a", blob, 0, CHUNK)) as stream:
             assert b"".join(bytes(view) for view in stream) == CONTENT[:CHUNK]
         del bench.meta.replace["fragments"]
         assert bench.read(DIGEST) == CONTENT
@@ -295,14 +297,74 @@ class TestReading:
         blob = bench.registry.blob("a", DIGEST)
         bench.registry.delete_blob("a", DIGEST)
         with pytest.raises(BlobUnknown):
-            bench.registry.read_blob(blob, 0, blob.size)
+            bench.registry.read_blob("a", blob, 0, blob.size)
 
     def test_fragments_that_do_not_make_the_file_are_not_served(self, bench: Bench) -> None:
         bench.registry.push_blob("a", DIGEST, BytesSource(CONTENT))
         blob = bench.registry.blob("a", DIGEST)
         bench.meta.replace["fragments"] = lambda _: ()
         with pytest.raises(InternalError):
-            bench.registry.read_blob(blob, 0, blob.size)
+            bench.registry.read_blob("a", blob, 0, blob.size)
+
+    def damage(self, bench: Bench, file_id: int, *numbers: int) -> None:
+        """No copy of these fragments' chunks is good any more."""
+        fragments = bench.meta.fragments(file_id)
+        (bench.directory / "damaged").write_text(" ".join(str(fragments[number].fid) for number in numbers))
+
+    @pytest.mark.parametrize("number", [0, 3])
+    def test_a_blob_found_damaged_is_pushed_again_and_heals_everywhere(self, bench: Bench, number: int) -> None:
+        bench.registry.push_blob("a", DIGEST, BytesSource(CONTENT))
+        bench.registry.mount("b", DIGEST, "a")
+        self.damage(bench, bench.registry.whole_blob("a", DIGEST).file_id, number)
+        assert bench.registry.whole_blob("a", DIGEST).size == len(CONTENT)  # nobody has looked yet
+        with pytest.raises(ChunkDamaged):
+            bench.read(DIGEST)
+        for repository in ("a", "b"):
+            with pytest.raises(BlobUnknown):
+                bench.registry.whole_blob(repository, DIGEST)
+        assert bench.registry.mount("c", DIGEST, "a") is None
+        assert bench.read(DIGEST, 2 * CHUNK, 10) == CONTENT[2 * CHUNK :][:10]  # what is good is still given
+        bench.registry.push_blob("c", DIGEST, BytesSource(CONTENT))
+        for repository in ("a", "b", "c"):
+            assert not bench.registry.whole_blob(repository, DIGEST).damaged
+        assert bench.read(DIGEST) == CONTENT
+
+    def test_a_blob_that_cannot_be_read_just_now_is_not_called_damaged(self, bench: Bench) -> None:
+        bench.registry.push_blob("a", DIGEST, BytesSource(CONTENT))
+        (bench.directory / "unreadable").touch()
+        with pytest.raises(ChunkUnreadable):
+            bench.read(DIGEST)
+        assert not bench.registry.whole_blob("a", DIGEST).damaged
+
+    def test_a_download_goes_on_where_it_is_when_the_blob_is_pushed_again_and_the_old_chunks_go(
+        self, bench: Bench
+    ) -> None:
+        bench.registry.push_blob("a", DIGEST, BytesSource(CONTENT))
+        blob = bench.registry.blob("a", DIGEST)
+        got = b""
+        with closing(bench.registry.read_blob("a", blob, 0, blob.size)) as stream:
+            got += bytes(next(stream))
+            bench.registry.push_blob("b", DIGEST, BytesSource(CONTENT))
+            dead = bench.meta.dead_fragments(0.0)
+            assert bench.driver.delete_fragments(dead) == []
+            bench.meta.forget_dead_fragments([fragment.fid for fragment in dead])
+            for view in stream:
+                got += bytes(view)
+        assert got == CONTENT
+        # One that found its row just before reads the new file from the start.
+        with closing(bench.registry.read_blob("a", blob, 0, blob.size)) as stream:
+            assert b"".join(bytes(view) for view in stream) == CONTENT
+
+    def test_a_damaged_manifest_is_healed_by_pushing_it_again(self, bench: Bench) -> None:
+        bench.registry.push_blob("a", sha256(b"{}"), BytesSource(b"{}"))
+        body = encoded(image(b"{}"))
+        before, _ = bench.registry.put_manifest("a", body, OCI_MANIFEST, digest=None, tags=("v1",))
+        self.damage(bench, before.file_id, 0)
+        with pytest.raises(ChunkDamaged):
+            bench.with_limits().read_manifest("a", before)  # with nothing cached
+        bench.registry.put_manifest("a", body, OCI_MANIFEST, digest=None, tags=("v1",))
+        for found in (before, bench.registry.manifest("a", "v1")):
+            assert bench.with_limits().read_manifest("a", found) == body
 
 
 class TestManifests:
@@ -315,13 +377,13 @@ class TestManifests:
     def test_bytes_from_the_store_are_hashed_again(self, bench: Bench) -> None:
         body = self.push(bench)
         other = bench.with_limits()  # nothing cached
-        assert other.read_manifest(other.manifest("a", "v1")) == body
+        assert other.read_manifest("a", other.manifest("a", "v1")) == body
         # Another file's fragments of the same length: every chunk verifies, and the content is another.
         stored = self.stored(bench, b"x" * len(body))
         bench.meta.replace["fragments"] = lambda _: stored
         third = bench.with_limits()
         with pytest.raises(InternalError):
-            third.read_manifest(third.manifest("a", "v1"))
+            third.read_manifest("a", third.manifest("a", "v1"))
         del bench.meta.replace["fragments"]
 
     def stored(self, bench: Bench, content: bytes) -> tuple[Fragment, ...]:
@@ -332,7 +394,7 @@ class TestManifests:
     def test_a_cached_manifest_needs_no_chunk_but_must_still_exist(self, bench: Bench) -> None:
         body = self.push(bench)
         (bench.directory / "unreadable").touch()
-        assert bench.registry.read_manifest(bench.registry.manifest("a", "v1")) == body
+        assert bench.registry.read_manifest("a", bench.registry.manifest("a", "v1")) == body
         bench.registry.delete_reference("a", sha256(body))
         with pytest.raises(ManifestUnknown):
             bench.registry.manifest("a", "v1")
@@ -342,7 +404,7 @@ class TestManifests:
         before = bench.registry.manifest("a", sha256(self.push(bench)))
         body = encoded(image(b"{}", annotations={"restored": "yes"}))
         after, _ = bench.registry.put_manifest("a", body, OCI_MANIFEST, digest=None, tags=("v1",))
-        assert bench.registry.read_manifest(replace(after, file_id=before.file_id)) == body
+        assert bench.registry.read_manifest("a", replace(after, file_id=before.file_id)) == body
 
     def test_a_refused_manifest_leaves_its_chunks_to_the_reclaimer(self, bench: Bench) -> None:
         body = encoded(image(b"absent"))
