@@ -14,7 +14,7 @@ POST /v1/dead-fragments/forget     204                GET  /v1/manifests        
 GET  /v1/tags                      Page               POST /v1/manifests/delete   204
 POST /v1/tags/delete               204                GET  /v1/referrers          ManifestPageAnswer
 GET  /v1/repositories              Page               POST /v1/blobs/damaged      204
-GET  /v1/check                     204
+GET  /v1/check                     204                POST /v1/uploads/expire     {"upload_id"}
 """
 
 from __future__ import annotations
@@ -152,6 +152,10 @@ def _add_uploads(app: Flask, store: Catalogue) -> None:
         wanted = _body(msg.CancelUpload)
         store.cancel_upload(wanted.repository, wanted.upload_id)
         return _done()
+
+    @app.post("/v1/uploads/expire")
+    def expire_upload() -> Response:
+        return jsonify(upload_id=store.expire_upload(_body(msg.ExpireUpload).idle_s))
 
 
 def _add_blobs(app: Flask, store: Catalogue) -> None:

@@ -134,6 +134,10 @@ class HttpMetaStore:
     def cancel_upload(self, repository: str, upload_id: str) -> None:
         self._post("/v1/uploads/cancel", {"repository": repository, "upload_id": upload_id})
 
+    def expire_upload(self, idle_s: float) -> str | None:
+        ended: str | None = self._post("/v1/uploads/expire", {"idle_s": idle_s})["upload_id"]
+        return ended
+
     # -- blobs --------------------------------------------------------------------------------------------------------
 
     def put_blob(self, repository: str, digest: str, fragments: Sequence[Fragment]) -> Blob:

@@ -206,6 +206,11 @@ class Catalogue(Protocol):
         """End the session; its chunks become dead. Raises UploadUnknown."""
         ...
 
+    def expire_upload(self, idle_s: float) -> str | None:
+        """End one session to which nothing was added for at least `idle_s`, the longest idle first; its id, or None
+        when there is none. Its chunks become dead. Callers at the same time end different ones."""
+        ...
+
     # -- blobs --------------------------------------------------------------------------------------------------------
     def put_blob(self, repository: str, digest: str, fragments: Sequence[Fragment]) -> Blob:
         """A blob in one step (monolithic push, already verified): a file with these fragments; as finish_upload

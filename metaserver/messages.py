@@ -89,6 +89,11 @@ class CancelUpload:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpireUpload:
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PutBlob:
     repository: str
     digest: str

@@ -86,6 +86,7 @@ dead_fragments = Table(
     Index("ix_dead_fragments_dead_s_fid", "dead_s", "fid"),
 )
 
+# advanced_s: when something was last added; sessions that are left alone end by it
 uploads = Table(
     "uploads",
     metadata,
@@ -94,6 +95,7 @@ uploads = Table(
     Column("file_id", BigInteger, ForeignKey(files.c.file_id), nullable=False, unique=True),
     Column("digest_state", LargeBinary, nullable=False),
     Column("started_s", Double, nullable=False),
+    Column("advanced_s", Double, nullable=False, index=True),
 )
 
 repositories = Table("repositories", metadata, Column("repository", Name, primary_key=True))

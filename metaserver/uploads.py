@@ -16,6 +16,7 @@ from metaserver.checks import check_digest, check_fragments, check_name
 from metaserver.content import BLOBS
 from metaserver.interface import Blob, Fragment, Upload
 from metaserver.transactions import Transactions
+from wire.database import now_s
 from wire.errors import BadRequest, Conflict, UploadConflict, UploadUnknown
 
 #: a digest state is about 200 bytes; whatever is far above is no digest state
@@ -41,7 +42,17 @@ _INSERT = {
     "sqlite": sqlite.insert(m.uploads).on_conflict_do_nothing(),
 }
 _SET_STATE = (
-    update(m.uploads).where(m.uploads.c.upload_id == bindparam("of_upload")).values(digest_state=bindparam("new_state"))
+    update(m.uploads)
+    .where(m.uploads.c.upload_id == bindparam("of_upload"))
+    .values(digest_state=bindparam("new_state"), advanced_s=now_s())
+)
+# Skipping what is locked: a session that is being advanced is not idle, one that is being ended needs no second end.
+_LONGEST_IDLE = (
+    select(m.uploads.c.upload_id, m.uploads.c.file_id)
+    .where(m.uploads.c.advanced_s <= now_s() - bindparam("idle_s"))
+    .order_by(m.uploads.c.advanced_s)
+    .limit(1)
+    .with_for_update(skip_locked=True)
 )
 _DELETE = delete(m.uploads).where(m.uploads.c.upload_id == bindparam("of_upload"))
 
@@ -61,6 +72,7 @@ class Uploads(Transactions):
                     "file_id": file_id,
                     "digest_state": digest_state,
                     "started_s": now,
+                    "advanced_s": now,
                 }
                 if connection.execute(_INSERT[connection.dialect.name], values).rowcount == 1:
                     return Upload(upload_id, repository, file_id, 0, 0, digest_state, now)
@@ -136,6 +148,17 @@ class Uploads(Transactions):
             fragment_rows.kill_file(connection, row.file_id)
 
         self._write(cancel)
+
+    def expire_upload(self, idle_s: float) -> str | None:
+        def expire(connection: Connection) -> str | None:
+            row = connection.execute(_LONGEST_IDLE, {"idle_s": idle_s}).one_or_none()
+            if row is None:
+                return None
+            connection.execute(_DELETE, {"of_upload": row.upload_id})
+            fragment_rows.kill_file(connection, row.file_id)
+            return str(row.upload_id)
+
+        return self._write(expire)
 
 
 def _find(connection: Connection, upload_id: str, *, lock: bool = False) -> m.SqlRow | None:

@@ -40,7 +40,7 @@ def compose(
     )
     limits = RegistryLimits(manifest_bytes_max=settings.manifest_bytes_max)
     registry = Registry(meta, driver, CachedCheck(images.check), limits)
-    reclaimer = Reclaimer(meta, driver, min_age_s=settings.reclaim_after_s)
+    reclaimer = Reclaimer(meta, driver, min_age_s=settings.reclaim_after_s, upload_expires_s=settings.upload_expires_s)
     trimmer = IdleTrim(pool)
     admission = Admission(
         AdmissionLimits.within(

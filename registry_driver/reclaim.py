@@ -1,4 +1,5 @@
-"""Takes back the space of content that was deleted: deletes dead fragments' chunks, then forgets their rows.
+"""Takes back the space of what nobody needs any more: ends uploads that were abandoned, deletes dead fragments' chunks,
+then forgets their rows.
 
 In this order: a crash in between leaves rows whose chunks are gone, and deleting those again is harmless. So is
 running on several registries at once. Fragments whose group does not answer stay for a later round.
@@ -24,6 +25,9 @@ LIST_MAX = 10_000
 INTERVAL_MIN_S = 1.0
 INTERVAL_MAX_S = 30.0
 
+#: uploads ended in one round
+EXPIRED_MAX = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
@@ -36,10 +40,11 @@ class Reclaimed:
 
 
 class Reclaimer:
-    """`run_once` works through what is dead for `min_age_s`; `start` repeats it every `interval_s` in a thread.
+    """`run_once` ends uploads to which nothing was added for `upload_expires_s` (None: it leaves them alone) and works
+    through what is dead for `min_age_s`; `start` repeats it every `interval_s` in a thread.
 
-    Unless an interval is given it is the age itself, within INTERVAL_MIN_S and INTERVAL_MAX_S: who wants space back
-    after a second does not want to wait half a minute for the next round.
+    Unless an interval is given it is the shorter of the two ages, within INTERVAL_MIN_S and INTERVAL_MAX_S: who wants
+    space back after a second does not want to wait half a minute for the next round.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Reclaimer:
         driver: StorageDriver,
         *,
         min_age_s: float,
+        upload_expires_s: float | None = None,
         interval_s: float | None = None,
         batch_max: int = 500,
         batches_max: int = 200,
@@ -55,7 +61,9 @@ class Reclaimer:
         self._meta = meta
         self._driver = driver
         self._min_age_s = min_age_s
-        self._interval_s = interval_s or min(max(min_age_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
+        self._upload_expires_s = upload_expires_s
+        age_s = min(min_age_s, upload_expires_s or min_age_s)
+        self._interval_s = interval_s or min(max(age_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
         self._batch_max = min(batch_max, LIST_MAX)
         self._batches_max = batches_max
         self._random = Random()  # noqa: S311 - spreads load, keeps no secret
@@ -64,6 +72,7 @@ class Reclaimer:
 
     def run_once(self) -> Reclaimed:
         """One round of at most `batches_max` batches. Raises what the MetaStore or the driver raises."""
+        self._expire_uploads()
         deleted = bytes_deleted = 0
         stuck: set[int] = set()
         for _ in range(self._batches_max):
@@ -96,6 +105,15 @@ class Reclaimer:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=30.0)
+
+    def _expire_uploads(self) -> None:
+        if self._upload_expires_s is None:
+            return
+        for _ in range(EXPIRED_MAX):
+            upload_id = None if self._stop.is_set() else self._meta.expire_upload(self._upload_expires_s)
+            if upload_id is None:
+                return
+            log.info("upload %s was abandoned: ended after %g s", upload_id, self._upload_expires_s)
 
     def _run(self) -> None:
         # Jittered, so that registries started together do not all work on the same batch.

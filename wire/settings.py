@@ -150,6 +150,11 @@ class RegistrySettings:
         "age at which deleted content's space is taken back; below 300 s, the life of a signed request, one that is "
         "replayed may name chunks that are gone",
     )
+    upload_expires_s: float = _setting(
+        7 * 86400.0,
+        Duration(1, 366 * 86400),
+        "an upload to which nothing was added for so long is ended, and its space taken back",
+    )
     threads: int = _setting(128, _THREADS, "requests served at once")
 
 

@@ -259,6 +259,38 @@ def test_finishes_of_one_digest_at_once_make_one_blob_and_all_succeed(store: Met
     assert repositories(store) == [f"team/{upload_id}" for upload_id in uploads]
 
 
+def test_uploads_to_which_nothing_is_added_are_ended_the_longest_idle_first(store: MetaStore) -> None:
+    for upload_id in ("u1", "u2", "u3"):
+        store.create_upload(REPO, upload_id, b"s0")
+    first, second = cut(5), cut(6, offset=5)
+    store.advance_upload(REPO, "u1", 0, first, b"s5")
+    store.advance_upload(REPO, "u1", 5, second, b"s11")  # the one that began first is the one last touched
+    assert store.expire_upload(3600.0) is None
+    assert store.expire_upload(0.0) == "u2"
+    assert store.upload(REPO, "u1").offset == 11
+    assert [store.expire_upload(0.0) for _ in range(3)] == ["u3", "u1", None]
+    for upload_id in ("u1", "u2", "u3"):
+        with pytest.raises(UploadUnknown):
+            store.upload(REPO, upload_id)
+    with pytest.raises(UploadUnknown):
+        store.advance_upload(REPO, "u1", 11, cut(5, offset=11), b"s16")
+    assert dead_fids(store) == fids_of(first + second)
+
+
+def test_several_that_end_uploads_at_once_end_each_one_once(store: MetaStore) -> None:
+    uploads = [f"u{number}" for number in range(24)]
+    for upload_id in uploads:
+        store.create_upload(REPO, upload_id, b"s0")
+
+    def expire(_: int) -> list[str]:
+        # A locked session is passed over, so that one who finds none is not yet the last to look.
+        return [ended for ended in (store.expire_upload(0.0) for _ in range(24)) if ended is not None]
+
+    with ThreadPoolExecutor(4) as pool:
+        ended = [upload_id for found in pool.map(expire, range(4)) for upload_id in found]
+    assert sorted(ended) == sorted(uploads)
+
+
 # -- blobs in one step ------------------------------------------------------------------------------------------------
 
 

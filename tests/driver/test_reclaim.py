@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, text
 
 import metaserver.migrations
 from metaserver.core import LocalMetaStore
@@ -20,7 +21,7 @@ from registry_driver.reclaim import Reclaimer
 from tests.imageserver.cluster import MemoryCluster, memory_cluster
 from tests.imageserver.waiting import wait_until
 from wire.buffers import BufferPool
-from wire.database import create_engine
+from wire.database import create_engine, run_transaction
 from wire.errors import Unavailable
 
 CHUNK = 64 * 1024
@@ -29,6 +30,7 @@ CHUNK = 64 * 1024
 @dataclass
 class Setup:
     cluster: MemoryCluster
+    engine: Engine
     meta: MetaStore
     driver: ChunkedDriver
 
@@ -47,7 +49,7 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
     cluster = memory_cluster(groups=2)
     images = cluster.image_store()
     driver = ChunkedDriver(images, BufferPool(CHUNK, 8), chunk_bytes=CHUNK)
-    yield Setup(cluster, LocalMetaStore(engine), driver)
+    yield Setup(cluster, engine, LocalMetaStore(engine), driver)
     driver.close()
     images.close()
     engine.dispose()
@@ -113,6 +115,24 @@ def test_several_reclaimers_at_once_do_no_harm(setup: Setup) -> None:
     assert setup.cluster.all_fids() == {f.fid for f in fragments}
     got = b"".join(bytes(view) for view in setup.driver.read_stream(fragments, 0, blob.size))
     assert got == b"kept" * 100_000
+
+
+def test_abandoned_uploads_are_ended_and_their_chunks_go_while_the_others_stay(setup: Setup) -> None:
+    fids = {}
+    for upload_id in ("used", "left", "left too"):
+        source = io.BytesIO(upload_id.encode() * 50_000)
+        progress = setup.driver.write_stream(source, offset=0, digest=Digest("sha256"), record=lambda _: None)
+        setup.meta.create_upload("library/app", upload_id, b"")
+        setup.meta.advance_upload("library/app", upload_id, 0, progress.fragments, b"")
+        fids[upload_id] = {fragment.fid for fragment in progress.fragments}
+    a_day_ago = text("UPDATE uploads SET advanced_s = advanced_s - 86400 WHERE upload_id LIKE 'left%'")
+    run_transaction(setup.engine, lambda connection: connection.execute(a_day_ago) and None)
+    Reclaimer(setup.meta, setup.driver, min_age_s=0.0).run_once()
+    Reclaimer(setup.meta, setup.driver, min_age_s=0.0, upload_expires_s=100_000.0).run_once()
+    assert setup.cluster.all_fids() == set().union(*fids.values())
+    Reclaimer(setup.meta, setup.driver, min_age_s=0.0, upload_expires_s=80_000.0).run_once()
+    assert setup.cluster.all_fids() == fids["used"]
+    assert setup.meta.upload("library/app", "used").offset == 200_000
 
 
 def test_the_thread_lives_on_after_a_failed_round(setup: Setup) -> None:

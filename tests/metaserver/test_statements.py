@@ -42,6 +42,8 @@ def use_everything(store: MetaStore) -> None:
             store.finish_upload(REPO, f"u{number}", 5, cut(5, offset=5), digest)
     store.create_upload(REPO, "u9", b"state")
     store.cancel_upload(REPO, "u9")
+    store.create_upload(REPO, "u8", b"state")
+    store.expire_upload(0.0)
     for repository in (REPO, "other"):
         store.put_blob(repository, digests[2], cut(5))
     store.mark_damaged(digests[2], store.blob(REPO, digests[2]).file_id)
