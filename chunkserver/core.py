@@ -169,4 +169,6 @@ _TRANSLATION: dict[type[EngineError], type[errors.SpeedyError]] = {
 def _translated(exc: EngineError, fid: int = 0) -> errors.SpeedyError:
     """The one translation of the engine's exceptions; what is not in the table is a store that was closed."""
     kind = _TRANSLATION.get(type(exc), errors.Unavailable)
+    if kind is errors.StorageFull:
+        return kind(f"{exc}; the setting is chunkserver.reserve_bytes")
     return kind(str(exc), fid=fid) if fid else kind(str(exc))

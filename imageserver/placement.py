@@ -135,7 +135,11 @@ def why_no_group(table: GroupTable, payload_bytes: int) -> SpeedyError:
         return NoGroupAvailable("the cluster has no groups yet")
     full = sum(is_full(group, payload_bytes) for group in table.groups)
     if full == len(table.groups):
-        return StorageFull(f"all {full} groups are full", groups=full)
+        free_bytes = max(min((m.free_bytes for m in group.members), default=0) for group in table.groups)
+        return StorageFull(
+            f"all {full} groups are full: {free_bytes} bytes are free above the reserve (chunkserver.reserve_bytes)",
+            groups=full,
+        )
     unhealthy = sum(not is_whole(group) and not is_full(group, payload_bytes) for group in table.groups)
     return NoGroupAvailable(
         f"no group can take {payload_bytes} bytes: of {len(table.groups)} groups {unhealthy} have a member that is not"

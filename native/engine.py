@@ -83,10 +83,10 @@ RANGES_MAX: Final = lib.ENGINE_RANGES_MAX
 class EngineOptions:
     """How a store is opened. Sizes in bytes, times in seconds.
 
-    ``cluster_id`` is a UUID; a directory of another cluster is refused. ``reserve_bytes`` None means the larger of 1 %
-    of the file system and two volumes. ``create`` False refuses a directory without a store: a disk that is not mounted
-    is noticed. ``sync`` False acknowledges before the bytes are durable. ``appenders`` threads (1 to 8) write at once,
-    each to a volume of its own.
+    ``cluster_id`` is a UUID; a directory of another cluster is refused. ``reserve_bytes`` None means two volumes, at
+    most 1/16 and at least 1 % of the file system. ``create`` False refuses a directory without a store: a disk that is
+    not mounted is noticed. ``sync`` False acknowledges before the bytes are durable. ``appenders`` threads (1 to 8)
+    write at once, each to another volume.
     """
 
     cluster_id: str
@@ -97,7 +97,7 @@ class EngineOptions:
     create: bool = True
     queue_bytes_max: int = 256 << 20
     queue_timeout_s: float = 30.0
-    appenders: int = 1
+    appenders: int = 4
     checkpoint_bytes: int = 256 << 20
     checkpoint_s: float = 60.0
     lock_timeout_s: float = 0.0

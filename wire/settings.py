@@ -77,12 +77,12 @@ class ChunkServerSettings:
         '"group": acknowledged means on disk; "none": acknowledged may be lost in a power cut',
     )
     heartbeat_s: float = _setting(1.0, Duration(0.05, 60), "time between two reports to the ChunkMaster")
-    appenders: int = _setting(2, Count(1, 8), "threads that write to the disk at once, each to a volume of its own")
+    appenders: int = _setting(4, Count(1, 8), "threads that write to the disk at once, each to another volume")
     volume_bytes_first: int = _setting(
         64 * MIB, Size(MIB, 64 * GIB), "size of the first volume file; later ones double"
     )
     volume_bytes_max: int = _setting(1 * GIB, Size(MIB, 64 * GIB), "largest size of a volume file")
-    reserve_bytes: int | None = _setting(None, Size(), "disk space kept free (default: 1 % or two volumes, the larger)")
+    reserve_bytes: int | None = _setting(None, Size(), "disk space kept free (default: two volumes; 1 % to 1/16 of it)")
     buffer_bytes_max: int = _setting(256 * MIB, Size(64 * MIB), "memory for payloads in transfer")
     threads: int = _setting(32, _THREADS, "requests served at once")
 

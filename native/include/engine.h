@@ -26,8 +26,8 @@
  * that holds something acknowledged. Validity of a needle and the reader's algorithm: src/needle.h and src/recovery.c.
  *
  * THREADS. Every function may be called from any thread at any time, except engine_free, which must be the last call.
- * Two threads belong to a store: the appender (the only writer of volumes) and the keeper (checkpoints, punching,
- * sealing, preparing the next volume).
+ * To a store belong its appenders (the only writers of volumes, options.appenders threads) and the keeper (checkpoints,
+ * punching, sealing, preparing the next volume).
  *
  * STATUS. Functions return an engine_status and describe failures in *error (never NULL, owned by the caller).
  */
@@ -99,14 +99,15 @@ typedef struct engine_error {
 
 typedef struct engine_options {
     uint64_t volume_size_first;     /* bytes; volumes double from here ... */
-    uint64_t volume_size_max;       /* ... to here */
-    uint64_t reserve_bytes;         /* file-system bytes never used for volumes; UINT64_MAX = max(1 %, 2 volumes) */
+    uint64_t volume_size_max;       /* ... to here, or to 1/16 of the file system */
+    uint64_t reserve_bytes;         /* file-system bytes never used for volumes; UINT64_MAX: two volumes of the size that
+                                     * the next one has, but at most 1/16 and at least 1 % of the file system */
     uint64_t queue_bytes_max;       /* bytes waiting in engine_put before it answers ENGINE_BUSY */
     uint64_t checkpoint_bytes;      /* appended bytes between two checkpoints of a volume */
     double checkpoint_s;            /* seconds between two checkpoints of a changed volume */
     double queue_timeout_s;         /* how long a put may wait for its turn before ENGINE_BUSY */
     double lock_timeout_s;          /* how long open waits for the process before us to leave */
-    uint32_t appenders;             /* threads that write at once, each to a volume of its own; 1 to 8 */
+    uint32_t appenders;             /* threads that write at once, each to another volume; 1 to 8 */
     int32_t sync;                   /* 0: do not fdatasync before acknowledging */
     int32_t create;                 /* 0: refuse a directory without a store (an unmounted mount point) */
     uint8_t cluster_id[16];

@@ -3,7 +3,6 @@
  * returns the blocks of dead needles, and checkpoints what has changed.
  */
 #include <errno.h>
-#include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,7 +12,6 @@
 #include "store.h"
 
 #define ROUND_S 1.0
-#define PUNCH_END_MIN ((uint64_t)1 << 20)
 
 struct collection {
     uint32_t slot;
@@ -96,7 +94,6 @@ static void fill_row(struct volume *volume, struct manifest_volume *row)
 /* keeper.work is held. A full volume: checkpoint, MANIFEST, and its unused end goes back to the file system. */
 static int seal_volume(engine_store *store, struct volume *volume, engine_error *error)
 {
-    const struct engine_io *io = store->io;
     struct manifest_volume row;
     int status = checkpoint_volume(store, volume, error);
     pthread_mutex_lock(&volume->lock);
@@ -108,14 +105,9 @@ static int seal_volume(engine_store *store, struct volume *volume, engine_error 
     status = manifest_append(&store->manifest, MANIFEST_SEAL, &row, error);
     if (status != ENGINE_OK)
         return status;
-    uint64_t unused = round_up(row.tail, BLOCK_BYTES);
-    bool returned = row.size > unused && row.size - unused >= PUNCH_END_MIN &&
-                    io->fallocate(io->context, volume->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, unused,
-                                  row.size - unused) == 0;
+    volume_give_back(volume);
     pthread_mutex_lock(&volume->lock);
     volume->state = VOLUME_SEALED;
-    if (returned)
-        volume->allocated = unused;
     pthread_mutex_unlock(&volume->lock);
     return ENGINE_OK;
 }
@@ -181,15 +173,6 @@ int keeper_checkpoint(engine_store *store, engine_error *error)
     return status;
 }
 
-static void prepare_standby(engine_store *store)
-{
-    engine_error ignored;
-    struct volume *volume = NULL;
-    /* Without success the appender tries itself when it must, and reports. */
-    if (volumes_need_standby(store))
-        (void)volumes_create(store, 0, &volume, &ignored);
-}
-
 static void *run(void *argument)
 {
     engine_store *store = argument;
@@ -206,8 +189,7 @@ static void *run(void *argument)
         pthread_mutex_unlock(&keeper->lock);
         int status = ENGINE_OK;
         engine_error ignored;
-        volumes_allocate_ahead(store);
-        prepare_standby(store);
+        active_prepare(store);
         (void)round_of_care(store, false, &status, &ignored);
         pthread_mutex_lock(&keeper->lock);
     }

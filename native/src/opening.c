@@ -318,28 +318,20 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
     return status;
 }
 
-/* The volumes that go on, one for each appender: the last that have needles, or else empty ones. Others with needles are
- * closed. */
+/* The volumes that go on: the last that have needles, one for each appender. Others with needles are closed, empty ones
+ * wait until they are needed. */
 static void choose_active(engine_store *store)
 {
-    unsigned chosen = 0;
     for (uint32_t left = store->volume_count; left > 0; left--) {
         struct volume *volume = store->volumes[left - 1];
         if (volume->state != VOLUME_STANDBY || volume->tail == VOLUME_DATA_START)
             continue;
-        if (chosen == store->appender_count) {
+        if (store->active_count == store->appender_count) {
             volume->state = VOLUME_CLOSING;
             continue;
         }
         volume->state = VOLUME_ACTIVE;
-        store->appenders[chosen++].active = volume;
-    }
-    for (uint32_t slot = 0; slot < store->volume_count && chosen < store->appender_count; slot++) {
-        struct volume *volume = store->volumes[slot];
-        if (volume->state != VOLUME_STANDBY)
-            continue;
-        volume->state = VOLUME_ACTIVE;
-        store->appenders[chosen++].active = volume;
+        store->active[store->active_count++] = volume;
     }
 }
 

@@ -5,6 +5,10 @@
 #include "failure.h"
 #include "store.h"
 
+/* After a refusal the disk counts as full until there is room for as much as was refused, or for this: what is larger
+ * may be refused while others fit. */
+#define FULL_BELOW_BYTES ((uint64_t)8 << 20)
+
 static void add_volume(struct volume *volume, engine_stats *stats)
 {
     pthread_mutex_lock(&volume->lock);
@@ -50,25 +54,29 @@ static void add_counters(engine_store *store, engine_stats *stats)
 
 int stats_fill(engine_store *store, engine_stats *stats, engine_error *error)
 {
-    uint64_t usable = 0;
+    struct disk_space space;
     memset(stats, 0, sizeof *stats);
     uint32_t count = volumes_count(store);
     for (uint32_t slot = 0; slot < count; slot++)
         add_volume(volumes_get(store, slot), stats);
     add_counters(store, stats);
-    if (volumes_space(store, &usable, &stats->reserve_bytes) != 0)
+    if (space_read(store, &space) != 0)
         return failure(error, ENGINE_FAILED, errno, "cannot ask the file system for its space");
-    stats->free_bytes += usable;
-    stats->total_bytes = stats->allocated_bytes - stats->punched_bytes + usable;
+    stats->reserve_bytes = space.reserve_bytes;
+    stats->free_bytes += space.usable_bytes;
+    stats->total_bytes = stats->allocated_bytes - stats->punched_bytes + space.usable_bytes;
     stats->volumes += store->volumes_unreadable;
     stats->volumes_quarantined += store->volumes_unreadable;
     stats->unknown_files = store->unknown_files;
     stats->damaged_records = store->damaged_records;
     stats->index_bytes = chunk_index_bytes(store->index);
     stats->queued_bytes = atomic_load(&store->queued_bytes);
+    uint64_t refused = atomic_load(&store->refused_bytes);
+    if (refused > FULL_BELOW_BYTES)
+        refused = FULL_BELOW_BYTES;
     if (atomic_load(&store->failed))
         stats->state = ENGINE_STATE_FAILED;
-    else if (stats->free_bytes == 0 || (atomic_load(&store->full) && usable < store->options.volume_size_first))
+    else if (stats->free_bytes == 0 || (refused > 0 && space.usable_bytes < refused + VOLUME_ALLOCATION_UNIT))
         stats->state = ENGINE_STATE_RO_FULL;
     else
         stats->state = ENGINE_STATE_RW;

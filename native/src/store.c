@@ -48,7 +48,7 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
         return NULL;
     }
     pthread_mutex_t *const locks[] = {
-        &store->volumes_create, &store->volumes_lock,  &store->deletes.lock, &store->keeper.work,
+        &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
         &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
     };
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
@@ -56,10 +56,10 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
     store->appender_count = options->appenders;
     for (unsigned i = 0; i < store->appender_count; i++) {
         store->appenders[i].store = store;
-        (void)pthread_mutex_init(&store->appenders[i].lock, NULL);
         init_condition(&store->appenders[i].filled);
         init_condition(&store->appenders[i].written);
     }
+    init_condition(&store->volume_released);
     init_condition(&store->deletes.changed);
     init_condition(&store->keeper.wake);
     init_condition(&store->calls_ended);
@@ -90,16 +90,16 @@ static void free_store(engine_store *store)
     reader_free_scratch(store);
     chunk_index_free(store->index);
     pthread_mutex_t *const locks[] = {
-        &store->volumes_create, &store->volumes_lock,  &store->deletes.lock, &store->keeper.work,
+        &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
         &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
     };
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_destroy(locks[i]);
     for (unsigned i = 0; i < store->appender_count; i++) {
-        (void)pthread_mutex_destroy(&store->appenders[i].lock);
         (void)pthread_cond_destroy(&store->appenders[i].filled);
         (void)pthread_cond_destroy(&store->appenders[i].written);
     }
+    (void)pthread_cond_destroy(&store->volume_released);
     (void)pthread_cond_destroy(&store->deletes.changed);
     (void)pthread_cond_destroy(&store->keeper.wake);
     (void)pthread_cond_destroy(&store->calls_ended);
@@ -248,7 +248,7 @@ static int repair_chunk(engine_store *store, struct put *put, engine_error *erro
 {
     struct repair repair = {.fid = put->fid};
     deletes_repair_begins(store, &repair);
-    int status = appender_put(store, put, true);
+    int status = queue_put(store, put, true);
     if (status == ENGINE_OK && put->replaced)
         status = deletes_supersede(store, &put->before, error);
     deletes_repair_ends(store, &repair);
@@ -257,7 +257,7 @@ static int repair_chunk(engine_store *store, struct put *put, engine_error *erro
 
 static int put_checked(engine_store *store, struct put *put, engine_error *error)
 {
-    int status = appender_put(store, put, false);
+    int status = queue_put(store, put, false);
     if (status == ENGINE_EXISTS && error->code == 0) {
         bool repair = false;
         status = put_again(store, put, &repair, error);

@@ -2,8 +2,8 @@
  * The store: what the files of this folder have in common. Internal; engine.h is the public face.
  *
  * Order of locks, outermost first: keeper.work, volumes_create, queue.lock, deletes.lock | index shard, volumes_lock,
- * volume.delete_lock, volume.lock, counters.lock. No index or volume lock is held during I/O; delete_lock, volumes_create
- * and keeper.work are.
+ * volume.delete_lock, volume.space_lock, volume.lock, counters.lock. No index or volume lock is held during I/O;
+ * delete_lock, space_lock, volumes_create and keeper.work are.
  */
 #ifndef SPEEDY_STORE_H
 #define SPEEDY_STORE_H
@@ -48,6 +48,7 @@ struct put {
     uint32_t crc32c;
     uint32_t created_s;
     enum put_state state;
+    struct appender *appender; /* whose batch it belongs to, once handed */
     int file; /* where its needle goes, known once it is being written */
     uint64_t at;
     int status;
@@ -57,23 +58,39 @@ struct put {
     pthread_cond_t done;
 };
 
-/* One of the threads that write. It alone appends to its active volume, so that volumes stay without gaps; a fid
- * belongs to one appender, which sees all puts of it. Several of them keep a disk busy while one waits for a sync, and
- * copy at once where a file system lets only one thread write to a file. */
-struct appender {
-    engine_store *store;
-    struct volume *active; /* NULL when there is none; guarded by store.volumes_lock */
-    pthread_mutex_t lock;  /* guards what follows and the state of every put */
-    pthread_cond_t filled;
-    pthread_t thread;
-    bool started;
-    bool stopping;
+/* What waits for the appenders, which all take from here: so a fid is never in flight twice. */
+struct put_queue {
+    pthread_mutex_t lock; /* guards what follows, the state of every put and what the appenders do */
     struct put *first;
     struct put *last;
+    uint64_t waiting_bytes; /* from first to last */
+    bool stopping;
+};
+
+/* One of the threads that write. For each batch it claims an active volume, so that volumes stay without gaps. Several
+ * appenders keep a disk busy while one waits for a sync, and copy at once where a file system lets only one thread write
+ * to a file. */
+struct appender {
+    engine_store *store;
+    pthread_t thread;
+    bool started;
+    pthread_cond_t filled;
+    /* The rest is guarded by store.queue.lock. */
+    bool idle;           /* waits for filled */
+    bool woken;          /* has been told of work and not looked yet */
     struct put *writing; /* the batch under way */
+    uint64_t writing_bytes;
     pthread_cond_t written; /* handed has become 0 */
     unsigned handed;        /* puts of the batch under way that their own threads still write */
     int handed_errno;       /* what the first of them that failed met, or 0 */
+};
+
+/* What the file system says, and what of it the store may use. */
+struct disk_space {
+    uint64_t free_bytes;
+    uint64_t total_bytes;
+    uint64_t reserve_bytes;
+    uint64_t usable_bytes; /* free above the reserve */
 };
 
 struct delete_request;
@@ -131,12 +148,16 @@ struct engine_store {
     struct chunk_index *index;
 
     pthread_mutex_t volumes_create; /* one volume at a time */
-    pthread_mutex_t volumes_lock;   /* guards the table, next_id and the appenders' active volumes */
+    pthread_mutex_t volumes_lock;   /* guards the table, next_id, the active volumes and who has claimed one */
+    pthread_cond_t volume_released;
+    struct volume *active[APPENDERS_MAX]; /* at most one for each appender */
+    unsigned active_count;
     struct volume **volumes;        /* owned; entries never move or go while the store is open */
     uint32_t volume_count;
     uint32_t volume_capacity;
     uint32_t next_id;
 
+    struct put_queue queue;
     struct appender appenders[APPENDERS_MAX];
     unsigned appender_count;
     atomic_uint_fast64_t queued_bytes; /* waiting or being written, over all appenders */
@@ -155,8 +176,9 @@ struct engine_store {
     bool closing;
     bool closed;
 
+    atomic_uint_fast64_t step_bytes; /* space_step, as last seen */
     atomic_bool failed;           /* no volume can be made any more */
-    atomic_bool full;             /* the last put found no space */
+    atomic_uint_fast64_t refused_bytes; /* what the last batch asked for, when there was no space for it; else 0 */
     atomic_uint volumes_failed_now; /* in this process */
     uint32_t unknown_files;
     uint32_t damaged_records;
@@ -180,28 +202,50 @@ struct volume *volumes_get(engine_store *store, uint32_t slot);
 uint32_t volumes_count(engine_store *store);
 /* Gives the volume its slot; the table owns it from then on. */
 int volumes_add(engine_store *store, struct volume *volume, engine_error *error);
-/* Makes a volume with room for a needle of this footprint, in state standby. */
+/* An empty prepared volume with room for the footprint, or NULL. */
+struct volume *volumes_standby(engine_store *store, uint64_t footprint);
+/* Makes a volume with room for a needle of this footprint, in state standby. volumes_create is locked. */
 int volumes_create(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
-/* The appender's active volume, with room for the footprint; the one before is sealed when it has none. */
-int volumes_activate(struct appender *appender, uint64_t footprint, struct volume **volume, engine_error *error);
-/* Takes space for the volume up to end, above the reserve. DISK_FULL with nothing changed. */
-int volumes_allocate(engine_store *store, struct volume *volume, uint64_t end, engine_error *error);
-/* Does so for the active volumes before the appenders have to. */
-void volumes_allocate_ahead(engine_store *store);
-/* True when the keeper has space to take or a volume to prepare. */
-bool volumes_need_care(engine_store *store);
-/* True when an active volume is half full and nothing is prepared to follow it. */
-bool volumes_need_standby(engine_store *store);
 /* Makes every needle before next_seq durable. Only without options.sync is there anything to do. */
 int volumes_sync(engine_store *store, struct volume *volume, uint64_t next_seq, engine_error *error);
+/* The volume is written by nobody any more; whoever has claimed it still releases it. */
 void volumes_fail(engine_store *store, struct volume *volume);
-int volumes_space(engine_store *store, uint64_t *usable_bytes, uint64_t *reserve_bytes);
+
+/* space.c */
+/* 0, or -1 and errno. */
+int space_read(engine_store *store, struct disk_space *space);
+/* The size that a volume made now gets. */
+uint64_t space_volume_size(engine_store *store, const struct disk_space *space);
+/* How much is taken from the disk at once: VOLUME_ALLOCATION_STEP_MAX, or less on a disk that has little left. */
+uint64_t space_step(const struct disk_space *space);
+/* Takes space for the volume up to end, above the reserve. DISK_FULL with nothing changed. */
+int space_take(engine_store *store, struct volume *volume, uint64_t end, engine_error *error);
+/* DISK_FULL, with the numbers and the option that belong to it. */
+int space_refuse(const struct disk_space *space, uint64_t wanted_bytes, engine_error *error);
+
+/* active.c */
+/* An active volume with room and space for the footprint, which only the caller writes until active_release. DISK_FULL
+ * when neither the disk nor any active or prepared volume has the space. */
+int active_claim(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
+void active_release(engine_store *store, struct volume *volume);
+/* Takes space for the active volumes before the appenders have to, and prepares the volume after them. */
+void active_prepare(engine_store *store);
+/* True when there is something to prepare. */
+bool active_needs_care(engine_store *store);
 
 /* appender.c */
 int appender_start(engine_store *store, engine_error *error);
 void appender_stop(engine_store *store);
+/* Writes a put that was handed to its own thread. queue.lock is held, but not while writing. */
+void appender_write_own(engine_store *store, struct put *put);
+
+/* queue.c */
 /* Queues put and waits until it is durable or has failed. Returns its status. */
-int appender_put(engine_store *store, struct put *put, bool replace);
+int queue_put(engine_store *store, struct put *put, bool replace);
+/* The next batch for this appender, which waits for one; NULL when the store is closed and nothing is left. */
+struct put *queue_take(struct appender *appender);
+/* Answers a batch: each its own status, or all the same. */
+void queue_complete(struct appender *appender, struct put *batch, int status, bool each, const engine_error *reason);
 
 /* reader.c */
 int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error);

@@ -57,6 +57,7 @@ struct volume *volume_new(const struct engine_io *io, int directory, uint32_t id
     volume->checkpoint_ns = clock_monotonic_ns();
     volume->next_seq = 1;
     volume->delete_next_seq = 1;
+    (void)pthread_mutex_init(&volume->space_lock, NULL);
     (void)pthread_mutex_init(&volume->lock, NULL);
     (void)pthread_mutex_init(&volume->delete_lock, NULL);
     return volume;
@@ -69,6 +70,7 @@ void volume_free(struct volume *volume)
     io_close(volume->io, volume->file);
     free(volume->waiting.items);
     free(volume->leaving.items);
+    (void)pthread_mutex_destroy(&volume->space_lock);
     (void)pthread_mutex_destroy(&volume->lock);
     (void)pthread_mutex_destroy(&volume->delete_lock);
     free(volume);
@@ -90,32 +92,63 @@ static void encode_superblock(const struct volume *volume, const struct identity
 }
 
 /* An append cannot meet a full disk: space is taken before anything is written. In steps, so that a volume takes little
- * more than it holds. Where preallocation does not exist the file is sparse. */
+ * more than it holds. Where preallocation does not exist the file is sparse, and allocated only counts. */
 int volume_allocate(struct volume *volume, uint64_t end)
 {
     const struct engine_io *io = volume->io;
+    int result = 0;
+    int tries = 0;
+    pthread_mutex_lock(&volume->space_lock);
     pthread_mutex_lock(&volume->lock);
     uint64_t start = volume->allocated;
+    bool writable = volume_is_writable(volume);
     pthread_mutex_unlock(&volume->lock);
     if (end <= start)
-        return 0;
-    int tries = 0;
+        goto cleanup;
+    if (!writable) {
+        /* Whoever prepares space asked a moment too late: what a closed volume gave back must not be taken again. */
+        errno = EROFS;
+        result = -1;
+        goto cleanup;
+    }
     while (io->fallocate(io->context, volume->file, 0, start, end - start) != 0) {
         if (errno == EINTR && ++tries < INTERRUPTS_MAX)
             continue;
-        if (errno != EOPNOTSUPP && errno != ENOSYS)
-            return -1;
-        end = volume->size;
-        break;
+        if (errno == EOPNOTSUPP || errno == ENOSYS)
+            break;
+        result = -1;
+        goto cleanup;
     }
     pthread_mutex_lock(&volume->lock);
-    if (end > volume->allocated)
-        volume->allocated = end;
+    volume->allocated = end;
     pthread_mutex_unlock(&volume->lock);
-    return 0;
+cleanup:
+    pthread_mutex_unlock(&volume->space_lock);
+    return result;
 }
 
-int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, engine_error *error)
+void volume_give_back(struct volume *volume)
+{
+    const struct engine_io *io = volume->io;
+    pthread_mutex_lock(&volume->space_lock);
+    pthread_mutex_lock(&volume->lock);
+    uint64_t start = round_up(volume->tail, BLOCK_BYTES);
+    bool sound = volume->state != VOLUME_FAILED && volume->state != VOLUME_QUARANTINED;
+    pthread_mutex_unlock(&volume->lock);
+    /* Up to the end of the volume: after a restart allocated is an estimate. */
+    if (sound && start < volume->size &&
+        io->fallocate(io->context, volume->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start,
+                      volume->size - start) == 0) {
+        pthread_mutex_lock(&volume->lock);
+        if (volume->allocated > start)
+            volume->allocated = start;
+        pthread_mutex_unlock(&volume->lock);
+    }
+    pthread_mutex_unlock(&volume->space_lock);
+}
+
+int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
+                  engine_error *error)
 {
     const struct engine_io *io = volume->io;
     char name[VOLUME_NAME_BYTES];
@@ -135,7 +168,7 @@ int volume_create(struct volume *volume, const struct identity *owner, uint64_t 
     bool renamed = false;
     /* The size is final at once: an append changes no metadata that its sync would have to write as well. */
     if (io->ftruncate(io->context, volume->file, size) != 0 ||
-        volume_allocate(volume, size < VOLUME_ALLOCATION_STEP ? size : VOLUME_ALLOCATION_STEP) != 0 ||
+        volume_allocate(volume, allocated < size ? allocated : size) != 0 ||
         io_write(io, volume->file, blocks, sizeof blocks, 0) != 0 ||
         io->fsync(io->context, volume->file) != 0)
         goto failed;

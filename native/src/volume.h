@@ -16,12 +16,12 @@
 
 #define VOLUME_DATA_START (2u * BLOCK_BYTES)
 #define VOLUME_NAME_BYTES 32
-#define VOLUME_ALLOCATION_STEP ((uint64_t)32 << 20) /* space is taken from the disk in such pieces, ahead of the tail */
-#define VOLUME_ALLOCATION_UNIT ((uint64_t)1 << 20)  /* ... or smaller ones when that is all there is */
+#define VOLUME_ALLOCATION_STEP_MAX ((uint64_t)32 << 20) /* space is taken in such pieces, ahead of the tail */
+#define VOLUME_ALLOCATION_UNIT ((uint64_t)1 << 20)      /* ... or smaller ones when that is all there is */
 
 enum volume_state {
     VOLUME_STANDBY,     /* empty, prepared ahead */
-    VOLUME_ACTIVE,      /* the appender's */
+    VOLUME_ACTIVE,      /* takes chunks */
     VOLUME_CLOSING,     /* full; the keeper has still to seal it */
     VOLUME_SEALED,      /* final */
     VOLUME_FAILED,      /* a write or fsync failed: reads only, past the page cache */
@@ -50,10 +50,12 @@ struct volume {
     uint32_t id;
     uint8_t uuid[16];
     uint64_t size;
+    bool claimed; /* some appender writes here; guarded by store.volumes_lock */
 
+    pthread_mutex_t space_lock; /* held while the file takes space or gives it back */
     pthread_mutex_t lock; /* guards everything below, up to the delete log */
     enum volume_state state;
-    uint64_t tail;       /* everything before is published (written only by the appender) */
+    uint64_t tail;       /* everything before is published (written only by who has claimed it) */
     uint64_t next_seq;
     uint64_t synced_seq; /* durable up to here */
     uint64_t fid_max;
@@ -92,14 +94,18 @@ uint32_t volume_id_of(const char *name, const char *suffix);
 struct volume *volume_new(const struct engine_io *io, int directory, uint32_t id);
 void volume_free(struct volume *volume);
 
-/* Makes the file, durable up to its name in the directory. On failure nothing remains. */
-int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, engine_error *error);
+/* Makes the file with space up to allocated, durable up to its name in the directory. On failure nothing remains. */
+int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
+                  engine_error *error);
 /* Opens the file and reads its superblock. CORRUPT when neither copy is valid or it is of another disk; MISMATCH when it
  * is of a newer format. *short_file: the file ends before the volume does. */
 int volume_open(struct volume *volume, const struct identity *owner, bool *short_file, engine_error *error);
 
-/* Takes space from the disk up to end (a multiple of VOLUME_ALLOCATION_UNIT, or the size). 0 or -1 and errno. */
+/* Takes space from the disk up to end (a multiple of VOLUME_ALLOCATION_UNIT, or the size). 0, or -1 and errno: EROFS
+ * when the volume takes no chunks any more. */
 int volume_allocate(struct volume *volume, uint64_t end);
+/* Gives back what lies behind the tail of a volume that nobody writes meanwhile. */
+void volume_give_back(struct volume *volume);
 
 /* Reads bytes for a verified read; past the page cache when the volume has failed. 0 or -1 and errno. */
 int volume_readv(struct volume *volume, const struct iovec *parts, int count, uint64_t offset);

@@ -131,6 +131,8 @@ int main(int count, char **arguments)
         {"repair", test_repair},
         {"appenders", test_appenders},
         {"large_faults", test_large_faults},
+        {"sharing", test_sharing},
+        {"small_disk", test_small_disk},
     };
     CHECK(count == 4);
     struct test test = {.directory = arguments[2], .stride = strtoull(arguments[3], NULL, 10)};

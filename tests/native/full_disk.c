@@ -37,10 +37,10 @@ static void pause_until(bool (*holds)(struct disk *disk, uint64_t value), struct
 static uint64_t queued(engine_store *store)
 {
     uint64_t count = 0;
-    pthread_mutex_lock(&store->appenders[0].lock);
-    for (const struct put *put = store->appenders[0].first; put != NULL; put = put->next)
+    pthread_mutex_lock(&store->queue.lock);
+    for (const struct put *put = store->queue.first; put != NULL; put = put->next)
         count++;
-    pthread_mutex_unlock(&store->appenders[0].lock);
+    pthread_mutex_unlock(&store->queue.lock);
     return count;
 }
 

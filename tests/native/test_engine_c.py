@@ -20,7 +20,7 @@ BUILD_TIMEOUT_S = 240.0
 RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 
 
-THREADED = ["threads", "full_disk", "repair", "appenders", "large_faults"]
+THREADED = ["threads", "full_disk", "repair", "appenders", "large_faults", "sharing", "small_disk"]
 CASES = {
     "address": [*THREADED, "index", "faults", "crashes", "open_faults", "fail_stop", "primitive"],
     "thread": THREADED,  # the fault cases run one caller
