@@ -374,6 +374,13 @@ class TestManifests:
         bench.registry.put_manifest("a", body, OCI_MANIFEST, digest=None, tags=("v1",))
         return body
 
+    def test_a_manifest_of_many_chunks_is_read_by_another_front_end(self, bench: Bench) -> None:
+        bench.registry.push_blob("a", sha256(b"{}"), BytesSource(b"{}"))
+        body = encoded(image(b"{}", annotations={"large": os.urandom(10 * CHUNK).hex()}))
+        bench.registry.put_manifest("a", body, OCI_MANIFEST, digest=None, tags=("v1",))
+        other = bench.with_limits()  # nothing cached
+        assert other.read_manifest("a", other.manifest("a", "v1")) == body
+
     def test_bytes_from_the_store_are_hashed_again(self, bench: Bench) -> None:
         body = self.push(bench)
         other = bench.with_limits()  # nothing cached
