@@ -9,16 +9,19 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped] 
 from tests.postgres import PostgresServer
 
 _CLIENTS = "tests/clients/"
+_CONFORMANCE = "tests/conformance/"
 
 
 class _Together(LoadScopeScheduling):  # type: ignore[misc]
     """Where several processes share the tests (pytest -n), those that share servers stay together.
 
-    Such are the tests of one file, and all that use docker and its friends: these share one dockerd and one cluster.
+    Such are the tests of one file, and all of a folder whose servers are started once for the folder: one dockerd and
+    one cluster for docker and its friends, an embedded server and a cluster for the specification's sentences.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return _CLIENTS if nodeid.startswith(_CLIENTS) else nodeid.partition("::")[0]
+        folder = next((folder for folder in (_CLIENTS, _CONFORMANCE) if nodeid.startswith(folder)), None)
+        return folder or nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
