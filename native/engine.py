@@ -7,6 +7,8 @@ filled in place, never copied and never kept after the call.
 
 import os
 import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +62,7 @@ __all__ = [
 Buffer = bytes | bytearray | memoryview
 
 CHUNK_BYTES_MAX: Final = lib.ENGINE_CHUNK_BYTES_MAX
+PUT_MANY_MAX: Final = lib.ENGINE_PUT_MANY_MAX
 FORMAT: Final = lib.ENGINE_FORMAT
 _U64_MAX: Final = (1 << 64) - 1
 _U32_MAX: Final = (1 << 32) - 1
@@ -159,29 +162,28 @@ _STAT_FIELDS: Final = tuple(name for name in EngineStat.__dataclass_fields__ if 
 
 
 def _raise(error: Any, fid: int, path: Path) -> None:
-    code = error.code
+    raise _error_of(error, fid, path)
+
+
+#: engine_status -> the error, made of (engine_error, its text, fid, path)
+_ERRORS: Final[dict[int, Callable[[Any, str, int, Path], EngineError]]] = {
+    lib.ENGINE_NOT_FOUND: lambda error, detail, fid, path: ChunkNotFound(fid),
+    lib.ENGINE_EXISTS: lambda error, detail, fid, path: ChunkExists(fid),
+    lib.ENGINE_CORRUPT: lambda error, detail, fid, path: ChunkCorrupt(fid, detail),
+    lib.ENGINE_CHECKSUM: lambda error, detail, fid, path: ChecksumMismatch(error.expected, error.actual),
+    lib.ENGINE_DISK_FULL: lambda error, detail, fid, path: DiskFull(f"{path}: {detail}"),
+    lib.ENGINE_FAILED: lambda error, detail, fid, path: StoreFailed(f"{path}: {detail}"),
+    lib.ENGINE_BUSY: lambda error, detail, fid, path: StoreBusy(f"{path}: {detail}"),
+    lib.ENGINE_LOCKED: lambda error, detail, fid, path: StoreLocked(path),
+    lib.ENGINE_MISMATCH: lambda error, detail, fid, path: StoreMismatch(f"{path}: {detail}"),
+    lib.ENGINE_RANGE: lambda error, detail, fid, path: RangeInvalid(detail),
+}
+
+
+def _error_of(error: Any, fid: int, path: Path) -> EngineError:
     detail = ffi.string(error.detail).decode("utf-8", "replace")
-    if code == lib.ENGINE_NOT_FOUND:
-        raise ChunkNotFound(fid)
-    if code == lib.ENGINE_EXISTS:
-        raise ChunkExists(fid)
-    if code == lib.ENGINE_CORRUPT:
-        raise ChunkCorrupt(fid, detail)
-    if code == lib.ENGINE_CHECKSUM:
-        raise ChecksumMismatch(error.expected, error.actual)
-    if code == lib.ENGINE_DISK_FULL:
-        raise DiskFull(f"{path}: {detail}")
-    if code == lib.ENGINE_FAILED:
-        raise StoreFailed(f"{path}: {detail}")
-    if code == lib.ENGINE_BUSY:
-        raise StoreBusy(f"{path}: {detail}")
-    if code == lib.ENGINE_LOCKED:
-        raise StoreLocked(path)
-    if code == lib.ENGINE_MISMATCH:
-        raise StoreMismatch(f"{path}: {detail}")
-    if code == lib.ENGINE_RANGE:
-        raise RangeInvalid(detail)
-    raise EngineError(f"{path}: {detail}")
+    make = _ERRORS.get(error.code)
+    return EngineError(f"{path}: {detail}") if make is None else make(error, detail, fid, path)
 
 
 def _checked_fid(fid: int) -> int:
@@ -243,6 +245,25 @@ class Engine:
             status = lib.engine_put(self._handle, _checked_fid(fid), view, len(view), crc32c, error)
         if status != lib.ENGINE_OK:
             _raise(error, fid, self._path)
+
+    def put_many(self, chunks: Sequence[tuple[int, Buffer, int]]) -> list[EngineError | None]:
+        """Like `put` for up to PUT_MANY_MAX (fid, payload, crc32c) at once, which wait for their syncs together.
+
+        One answer for each, in their order: None, or the error that `put` would have raised. Not atomic: others are
+        stored.
+        """
+        errors = ffi.new("engine_error[]", len(chunks))
+        items = ffi.new("engine_item[]", len(chunks))
+        with ExitStack() as views:
+            for item, (fid, payload, crc) in zip(items, chunks, strict=True):
+                view = views.enter_context(ffi.from_buffer("uint8_t[]", payload))
+                item.fid, item.payload, item.length, item.crc32c = _checked_fid(fid), view, len(view), crc
+            if lib.engine_put_many(self._handle, items, len(chunks), errors) == lib.ENGINE_OK:
+                return [None] * len(chunks)
+        return [
+            None if item.status == lib.ENGINE_OK else _error_of(error, item.fid, self._path)
+            for item, error in zip(items, errors, strict=True)
+        ]
 
     def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
         """Fills the writable ``buffer`` with exactly its length of payload bytes from ``offset``, verified.

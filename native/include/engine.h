@@ -44,6 +44,7 @@
 #define ENGINE_CHUNK_BYTES_MAX 67108864
 #define ENGINE_ITERATE_MAX 65536
 #define ENGINE_RANGES_MAX 65536
+#define ENGINE_PUT_MANY_MAX 4096
 
 enum engine_status {
     ENGINE_OK = 0,
@@ -148,6 +149,15 @@ typedef struct engine_range_digest {
     uint64_t halves[2];         /* over fid, length and CRC of each; definition in src/range_digest.c */
 } engine_range_digest;
 
+/* A chunk to store, of engine_put_many. */
+typedef struct engine_item {
+    uint64_t fid;
+    const void *payload;
+    size_t length;
+    uint32_t crc32c;
+    int32_t status;         /* engine_status, set by the call */
+} engine_item;
+
 /* For every volume: live + dead + pad + free == its size; the four sums are below. */
 typedef struct engine_stats {
     uint64_t chunks;
@@ -193,6 +203,10 @@ int engine_open(const char *directory, const engine_options *options, engine_sto
  * copy is damaged this one replaces it. EXISTS, CHECKSUM, BUSY, DISK_FULL, FAILED, RANGE (too long), INVALID. */
 int engine_put(engine_store *store, uint64_t fid, const void *payload, size_t length, uint32_t crc32c,
                engine_error *error);
+
+/* Like engine_put for up to ENGINE_PUT_MANY_MAX chunks, which wait for their syncs together. items[i].status and errors[i]
+ * (as many, the caller's) tell about each; the answer is the first status that is not OK. Not atomic: others are stored. */
+int engine_put_many(engine_store *store, engine_item *items, size_t count, engine_error *errors);
 
 /* Fills buffer with payload[offset, offset + length), verified. On failure the buffer's content is undefined.
  * NOT_FOUND, RANGE, CORRUPT. */

@@ -19,6 +19,11 @@
 
 static const uint8_t padding[NEEDLE_ALIGNMENT] = {0};
 
+static bool is_written_by_its_thread(const struct put *put)
+{
+    return put->length >= OWN_WRITE_BYTES_MIN && !put->in_group;
+}
+
 /* Lays the needles from batch up to end out behind each other from start; returns how many are large. */
 static unsigned lay_out(const struct volume *volume, struct put *batch, const struct put *end, uint64_t start,
                         uint64_t seq, uint64_t synced_seq)
@@ -30,7 +35,7 @@ static unsigned lay_out(const struct volume *volume, struct put *batch, const st
         put->file = volume->file;
         put->at = at;
         at += put->footprint;
-        if (put->length >= OWN_WRITE_BYTES_MIN)
+        if (is_written_by_its_thread(put))
             large++;
     }
     return large;
@@ -86,7 +91,7 @@ static int write_together(struct appender *appender, struct put *batch, const st
     pthread_mutex_lock(lock);
     appender->handed_errno = 0;
     for (struct put *put = batch; put != end; put = put->next)
-        if (put->length >= OWN_WRITE_BYTES_MIN) {
+        if (is_written_by_its_thread(put)) {
             put->state = PUT_HANDED;
             put->appender = appender;
             appender->handed++;
@@ -96,7 +101,7 @@ static int write_together(struct appender *appender, struct put *batch, const st
     const struct put *first = batch;
     while (first != end) {
         const struct put *large = first;
-        while (large != end && large->length < OWN_WRITE_BYTES_MIN)
+        while (large != end && !is_written_by_its_thread(large))
             large = large->next;
         if (failed == 0 && write_run(appender->store->io, first, large) != 0)
             failed = errno;

@@ -178,7 +178,7 @@ static void unlink_queued(engine_store *store, struct put *put)
 /* queue.lock is held. Once its batch is being written a put cannot be taken back: the kernel reads its memory. */
 static void wait_until_done(engine_store *store, struct put *put)
 {
-    struct timespec deadline = clock_timespec(clock_deadline(store->options.queue_timeout_s));
+    struct timespec deadline = clock_timespec(put->deadline_ns);
     bool timed = true;
     while (put->state != PUT_DONE) {
         if (put->state == PUT_HANDED) {
@@ -235,7 +235,7 @@ static int admit(engine_store *store, struct put *put, bool replace)
     return ENGINE_OK;
 }
 
-int queue_put(engine_store *store, struct put *put, bool replace)
+int queue_submit(engine_store *store, struct put *put, bool replace)
 {
     pthread_condattr_t attributes;
     if (pthread_condattr_init(&attributes) != 0)
@@ -246,13 +246,26 @@ int queue_put(engine_store *store, struct put *put, bool replace)
     if (failed != 0)
         return failure(put->error, ENGINE_NO_MEMORY, 0, "no condition variable");
     put->state = PUT_QUEUED;
+    put->deadline_ns = clock_deadline(store->options.queue_timeout_s);
     pthread_mutex_lock(&store->queue.lock);
     int status = admit(store, put, replace);
-    if (status == ENGINE_OK) {
-        wait_until_done(store, put);
-        status = put->status;
-    }
+    pthread_mutex_unlock(&store->queue.lock);
+    if (status != ENGINE_OK)
+        (void)pthread_cond_destroy(&put->done);
+    return status;
+}
+
+int queue_wait(engine_store *store, struct put *put)
+{
+    pthread_mutex_lock(&store->queue.lock);
+    wait_until_done(store, put);
     pthread_mutex_unlock(&store->queue.lock);
     (void)pthread_cond_destroy(&put->done);
-    return status;
+    return put->status;
+}
+
+int queue_put(engine_store *store, struct put *put, bool replace)
+{
+    int status = queue_submit(store, put, replace);
+    return status == ENGINE_OK ? queue_wait(store, put) : status;
 }

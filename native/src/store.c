@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checksum.h"
 #include "clock.h"
 #include "failure.h"
 
@@ -222,106 +221,6 @@ void engine_free(engine_store *store)
         return;
     (void)engine_close(store, &ignored);
     free_store(store);
-}
-
-/* A put of a fid that is stored already: fine if the bytes are the same and good, a repair if they are the same but the
- * stored copy is damaged, refused otherwise. */
-static int put_again(engine_store *store, struct put *put, bool *repair, engine_error *error)
-{
-    struct chunk_place place;
-    *repair = false;
-    if (!chunk_index_get(store->index, put->fid, &place, NULL, NULL)) {
-        *repair = true; /* deleted meanwhile: store it */
-        return ENGINE_OK;
-    }
-    if (place.length != put->length || place.crc32c != put->crc32c)
-        return failure(error, ENGINE_EXISTS, 0, "chunk %" PRIu64 " exists with other bytes", put->fid);
-    int status = reader_verify(store, put->fid, error);
-    if (status == ENGINE_CORRUPT || status == ENGINE_NOT_FOUND) {
-        *repair = true;
-        return no_failure(error);
-    }
-    return status;
-}
-
-static int repair_chunk(engine_store *store, struct put *put, engine_error *error)
-{
-    struct repair repair = {.fid = put->fid};
-    deletes_repair_begins(store, &repair);
-    int status = queue_put(store, put, true);
-    if (status == ENGINE_OK && put->replaced)
-        status = deletes_supersede(store, &put->before, error);
-    deletes_repair_ends(store, &repair);
-    return status;
-}
-
-static int put_checked(engine_store *store, struct put *put, engine_error *error)
-{
-    int status = queue_put(store, put, false);
-    if (status == ENGINE_EXISTS && error->code == 0) {
-        bool repair = false;
-        status = put_again(store, put, &repair, error);
-        if (status == ENGINE_OK && repair)
-            status = repair_chunk(store, put, error);
-    }
-    return status;
-}
-
-int engine_put(engine_store *store, uint64_t fid, const void *payload, size_t length, uint32_t crc32c,
-               engine_error *error)
-{
-    int status = store_enter(store, error);
-    if (status != ENGINE_OK)
-        return status;
-    uint8_t *header = NULL;
-    if (fid == 0) {
-        status = failure(error, ENGINE_INVALID, 0, "fid 0 is not a chunk");
-        goto cleanup;
-    }
-    if (length > ENGINE_CHUNK_BYTES_MAX) {
-        status = failure(error, ENGINE_RANGE, 0, "%zu bytes are more than a chunk may have (%d)", length,
-                         ENGINE_CHUNK_BYTES_MAX);
-        goto cleanup;
-    }
-    uint64_t now_us = clock_unix_us();
-    struct needle needle = {
-        .fid = fid,
-        .payload_length = length,
-        .created_us = now_us,
-        .header_length = needle_header_length(length, 0),
-        .block_count = needle_block_count(length, NEEDLE_BLOCK_LOG2),
-        .seq_span = 1,
-        .block_log2 = NEEDLE_BLOCK_LOG2,
-    };
-    header = calloc(1, needle.header_length);
-    if (header == NULL) {
-        status = failure(error, ENGINE_NO_MEMORY, 0, "no memory for a header");
-        goto cleanup;
-    }
-    /* In the caller's thread, so that as many cores work as there are callers. */
-    needle.payload_crc = checksum_blocks(payload, length, NEEDLE_BLOCK_LOG2, header + NEEDLE_FIXED_BYTES);
-    if (needle.payload_crc != crc32c) {
-        status = failure(error, ENGINE_CHECKSUM, 0, "payload of chunk %" PRIu64 " does not match its checksum", fid);
-        error->expected = crc32c;
-        error->actual = needle.payload_crc;
-        goto cleanup;
-    }
-    needle_encode(&needle, header);
-    struct put put = {
-        .payload = payload,
-        .header = header,
-        .fid = fid,
-        .footprint = needle_footprint(length, needle.header_length),
-        .header_length = needle.header_length,
-        .length = (uint32_t)length,
-        .crc32c = crc32c,
-        .created_s = (uint32_t)(now_us / 1000000u),
-        .error = error,
-    };
-    status = put_checked(store, &put, error);
-cleanup:
-    free(header);
-    return store_leave(store, status);
 }
 
 int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error)

@@ -49,9 +49,11 @@ struct put {
     uint32_t created_s;
     enum put_state state;
     struct appender *appender; /* whose batch it belongs to, once handed */
+    uint64_t deadline_ns; /* of its turn, monotonic */
     int file; /* where its needle goes, known once it is being written */
     uint64_t at;
     int status;
+    bool in_group; /* its thread waits for others too, and so cannot write it */
     bool replaced; /* the fid was there before, at: */
     struct chunk_place before;
     engine_error *error;
@@ -240,8 +242,12 @@ void appender_stop(engine_store *store);
 void appender_write_own(engine_store *store, struct put *put);
 
 /* queue.c */
-/* Queues put and waits until it is durable or has failed. Returns its status. */
+/* Queues put and waits until it is durable or has failed. Returns its status; EXISTS without an error's code for a fid that
+ * the index has, unless it is to be replaced. */
 int queue_put(engine_store *store, struct put *put, bool replace);
+/* The two halves of queue_put. What was submitted with OK must be waited for before put goes away. */
+int queue_submit(engine_store *store, struct put *put, bool replace);
+int queue_wait(engine_store *store, struct put *put);
 /* The next batch for this appender, which waits for one; NULL when the store is closed and nothing is left. */
 struct put *queue_take(struct appender *appender);
 /* Answers a batch: each its own status, or all the same. */
