@@ -49,34 +49,41 @@ static bool header_is_valid(const struct volume *volume, const uint8_t *header, 
            (file_size - HEADER_BYTES) % ENTRY_BYTES == 0;
 }
 
-static bool read_entries(const struct volume *volume, const uint8_t *from, struct checkpoint *checkpoint)
+void checkpoint_place(const struct checkpoint *checkpoint, size_t i, struct chunk_place *place)
+{
+    const uint8_t *entry = checkpoint->content + HEADER_BYTES + i * ENTRY_BYTES;
+    place->fid = load_u64(entry);
+    place->offset = load_u64(entry + 8);
+    place->length = load_u32(entry + 16);
+    place->crc32c = load_u32(entry + 20);
+    place->header_length = load_u32(entry + 24);
+    place->created_s = load_u32(entry + 28);
+    place->slot = 0;
+}
+
+static bool entries_are_valid(const struct checkpoint *checkpoint)
 {
     uint64_t fid_before = 0;
-    for (size_t i = 0; i < checkpoint->count; i++, from += ENTRY_BYTES) {
-        struct chunk_place *place = &checkpoint->places[i];
-        place->fid = load_u64(from);
-        place->offset = load_u64(from + 8);
-        place->length = load_u32(from + 16);
-        place->crc32c = load_u32(from + 20);
-        place->header_length = load_u32(from + 24);
-        place->created_s = load_u32(from + 28);
-        place->slot = volume->slot;
-        if (place->fid <= fid_before || place->offset < VOLUME_DATA_START || place->offset % NEEDLE_ALIGNMENT != 0 ||
-            place->header_length % NEEDLE_ALIGNMENT != 0 || place->header_length > NEEDLE_HEADER_BYTES_MAX ||
-            place->length > ENGINE_CHUNK_BYTES_MAX || place->offset > checkpoint->tail ||
-            needle_footprint(place->length, place->header_length) > checkpoint->tail - place->offset)
+    for (size_t i = 0; i < checkpoint->count; i++) {
+        struct chunk_place place;
+        checkpoint_place(checkpoint, i, &place);
+        if (place.fid <= fid_before || place.offset < VOLUME_DATA_START || place.offset % NEEDLE_ALIGNMENT != 0 ||
+            place.header_length % NEEDLE_ALIGNMENT != 0 || place.header_length > NEEDLE_HEADER_BYTES_MAX ||
+            place.length > ENGINE_CHUNK_BYTES_MAX || place.offset > checkpoint->tail ||
+            needle_footprint(place.length, place.header_length) > checkpoint->tail - place.offset)
             return false;
-        fid_before = place->fid;
+        fid_before = place.fid;
     }
     return true;
 }
 
-static int decode(struct volume *volume, const uint8_t *content, uint64_t size, struct checkpoint *checkpoint,
-                  engine_error *error)
+/* Checks checkpoint->content and fills in the rest. */
+static bool decode(const struct volume *volume, uint64_t size, struct checkpoint *checkpoint)
 {
-    if (size < HEADER_BYTES || !header_is_valid(volume, content, size) ||
+    const uint8_t *content = checkpoint->content;
+    if (!header_is_valid(volume, content, size) ||
         load_u32(content + 96) != engine_crc32c(0, content + HEADER_BYTES, size - HEADER_BYTES))
-        return ENGINE_NOT_FOUND;
+        return false;
     checkpoint->tail = load_u64(content + 32);
     checkpoint->next_seq = load_u64(content + 40);
     checkpoint->count = load_u64(content + 48);
@@ -84,10 +91,24 @@ static int decode(struct volume *volume, const uint8_t *content, uint64_t size, 
     checkpoint->pad_bytes = load_u64(content + 64);
     checkpoint->punched_seq = load_u64(content + 72);
     checkpoint->punched_bytes = load_u64(content + 80);
-    checkpoint->places = calloc(checkpoint->count + 1, sizeof checkpoint->places[0]);
-    if (checkpoint->places == NULL)
-        return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a checkpoint");
-    return read_entries(volume, content + HEADER_BYTES, checkpoint) ? ENGINE_OK : ENGINE_NOT_FOUND;
+    return entries_are_valid(checkpoint);
+}
+
+uint64_t checkpoint_announces(const struct engine_io *io, int directory, uint32_t volume_id)
+{
+    char name[VOLUME_NAME_BYTES];
+    uint8_t header[HEADER_BYTES];
+    uint64_t size = 0;
+    uint64_t count = 0;
+    volume_name(name, volume_id, ".ckp");
+    int file = io_open(io, directory, name, O_RDONLY);
+    if (file < 0)
+        return 0;
+    if (io->size(io->context, file, &size) == 0 && size >= HEADER_BYTES && size <= FILE_BYTES_MAX &&
+        io_read(io, file, header, sizeof header, 0) == 0 && load_u64(header) == CHECKPOINT_MAGIC)
+        count = (size - HEADER_BYTES) / ENTRY_BYTES;
+    io_close(io, file);
+    return count;
 }
 
 static int load_file(struct volume *volume, const char *suffix, struct checkpoint *checkpoint, engine_error *error)
@@ -95,7 +116,6 @@ static int load_file(struct volume *volume, const char *suffix, struct checkpoin
     const struct engine_io *io = volume->io;
     char name[VOLUME_NAME_BYTES];
     uint64_t size = 0;
-    uint8_t *content = NULL;
     int status = ENGINE_NOT_FOUND;
     volume_name(name, volume->id, suffix);
     int file = io_open(io, volume->directory, name, O_RDONLY);
@@ -104,17 +124,16 @@ static int load_file(struct volume *volume, const char *suffix, struct checkpoin
     /* Written, synced and then renamed: what the cache shows is what the disk has. Unreadable counts as absent. */
     if (io->size(io->context, file, &size) != 0 || size < HEADER_BYTES || size > FILE_BYTES_MAX)
         goto cleanup;
-    content = malloc(size);
-    if (content == NULL) {
+    checkpoint->content = malloc(size);
+    if (checkpoint->content == NULL) {
         status = failure(error, ENGINE_NO_MEMORY, 0, "no memory for %s", name);
         goto cleanup;
     }
-    if (io_read(io, file, content, size, 0) == 0)
-        status = decode(volume, content, size, checkpoint, error);
-    if (status != ENGINE_OK)
+    if (io_read(io, file, checkpoint->content, size, 0) == 0 && decode(volume, size, checkpoint))
+        status = ENGINE_OK;
+    else
         checkpoint_free(checkpoint);
 cleanup:
-    free(content);
     io_close(io, file);
     return status;
 }
@@ -130,7 +149,7 @@ int checkpoint_load(struct volume *volume, struct checkpoint *checkpoint, engine
 
 void checkpoint_free(struct checkpoint *checkpoint)
 {
-    free(checkpoint->places);
+    free(checkpoint->content);
     memset(checkpoint, 0, sizeof *checkpoint);
 }
 

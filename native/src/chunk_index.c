@@ -9,6 +9,7 @@
 #define SHARD_LOG2 8
 #define SHARDS (1u << SHARD_LOG2)
 #define CAPACITY_MIN 8u
+#define LOAD_PERCENT_MAX 88u
 #define HEADER_UNIT_BITS 12 /* header length in 64-byte units; the slot has the other 20 bits */
 
 /* fid 0 marks a free entry. Two halves keep the entry at 28 bytes without packing. */
@@ -125,11 +126,10 @@ static struct entry *find(const struct shard *shard, uint64_t fid)
     }
 }
 
-static bool grow(struct shard *shard)
+static bool resize(struct shard *shard, uint64_t capacity)
 {
     uint32_t before = shard->capacity;
     struct entry *old = shard->entries;
-    uint64_t capacity = before < CAPACITY_MIN ? CAPACITY_MIN : (uint64_t)before + before / 5 + 2;
     if (capacity > UINT32_MAX)
         return false;
     struct entry *entries = calloc((size_t)capacity, sizeof *entries);
@@ -141,6 +141,17 @@ static bool grow(struct shard *shard)
         if (fid_of(&old[i]) != 0)
             *find(shard, fid_of(&old[i])) = old[i];
     free(old);
+    return true;
+}
+
+/* Room for one more. */
+static bool make_room(struct shard *shard)
+{
+    while (((uint64_t)shard->count + shard->reserved + 1) * 100 > (uint64_t)shard->capacity * LOAD_PERCENT_MAX) {
+        uint32_t before = shard->capacity;
+        if (!resize(shard, before < CAPACITY_MIN ? CAPACITY_MIN : (uint64_t)before + before / 5 + 2))
+            return false;
+    }
     return true;
 }
 
@@ -164,9 +175,7 @@ bool chunk_index_reserve(struct chunk_index *index, uint64_t fid)
 {
     struct shard *shard = shard_of(index, fid);
     pthread_mutex_lock(&shard->lock);
-    bool ready = true;
-    while (ready && ((uint64_t)shard->count + shard->reserved + 1) * 100 > (uint64_t)shard->capacity * 88)
-        ready = grow(shard);
+    bool ready = make_room(shard);
     if (ready)
         shard->reserved++;
     pthread_mutex_unlock(&shard->lock);
@@ -197,6 +206,42 @@ bool chunk_index_put(struct chunk_index *index, const struct chunk_place *place,
         shard->reserved--;
     pthread_mutex_unlock(&shard->lock);
     return replaced;
+}
+
+bool chunk_index_expect(struct chunk_index *index, uint64_t count)
+{
+    /* Shards differ by chance; the few that get more than 2 % above their share grow by themselves. */
+    uint64_t share = count / SHARDS + count / SHARDS / 50 + 2;
+    for (uint32_t i = 0; i < SHARDS; i++) {
+        struct shard *shard = &index->shards[i];
+        uint64_t capacity = (shard->count + share) * 100 / LOAD_PERCENT_MAX + 1;
+        if (capacity > shard->capacity && capacity > CAPACITY_MIN && !resize(shard, capacity))
+            return false;
+    }
+    return true;
+}
+
+void chunk_index_prefetch(struct chunk_index *index, uint64_t fid)
+{
+    const struct shard *shard = shard_of(index, fid);
+    if (shard->capacity > 0)
+        __builtin_prefetch(&shard->entries[home_of(shard, fid)], 1);
+}
+
+bool chunk_index_fill(struct chunk_index *index, const struct chunk_place *place, bool *replaced,
+                      struct chunk_place *before)
+{
+    struct shard *shard = shard_of(index, place->fid);
+    if (!make_room(shard))
+        return false;
+    struct entry *entry = find(shard, place->fid);
+    *replaced = fid_of(entry) == place->fid;
+    if (*replaced)
+        unpack(entry, before);
+    else
+        shard->count++;
+    pack(entry, place);
+    return true;
 }
 
 /* Closes the gap at entry: whatever was pushed past its home by it moves back. */

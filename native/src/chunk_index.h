@@ -42,6 +42,14 @@ void chunk_index_unreserve(struct chunk_index *index, uint64_t fid);
 /* Uses up a reservation. True when the fid was there already: *before is then its place until now. */
 bool chunk_index_put(struct chunk_index *index, const struct chunk_place *place, struct chunk_place *before);
 
+/* For a store that is being opened by one thread; no lock is taken. expect makes room for so many more chunks at once,
+ * prefetch tells that a fid will be filled in soon (a table of millions is never in the processor's cache), and fill is
+ * chunk_index_put without a reservation. expect and fill are false when out of memory. */
+bool chunk_index_expect(struct chunk_index *index, uint64_t count);
+void chunk_index_prefetch(struct chunk_index *index, uint64_t fid);
+bool chunk_index_fill(struct chunk_index *index, const struct chunk_place *place, bool *replaced,
+                      struct chunk_place *before);
+
 /* Removes the fid if it is still at this slot and offset. */
 bool chunk_index_remove(struct chunk_index *index, uint64_t fid, uint32_t slot, uint64_t offset,
                         struct chunk_place *place);

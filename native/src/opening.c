@@ -12,6 +12,7 @@
 #include "store.h"
 
 #define NAMES_MAX 1000000u
+#define PREFETCHED 16u /* chunks ahead whose place in the index is on its way into the processor's cache */
 
 struct directory_listing {
     engine_store *store;
@@ -116,10 +117,11 @@ static int index_chunk(engine_store *store, struct volume *volume, const struct 
                        struct loser_list *losers, engine_error *error)
 {
     struct chunk_place before;
-    if (!chunk_index_reserve(store->index, place->fid))
+    bool replaced = false;
+    if (!chunk_index_fill(store->index, place, &replaced, &before))
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for the index");
     account_live(volume, place, 1);
-    if (chunk_index_put(store->index, place, &before)) {
+    if (replaced) {
         account_live(volumes_get(store, before.slot), &before, -1);
         add_loser(losers, &before);
         if (losers->no_memory)
@@ -166,11 +168,17 @@ static int index_checkpoint(engine_store *store, struct volume *volume, const st
     volume->punched_bytes = checkpoint->punched_bytes;
     volume->checkpoint_tail = checkpoint->tail;
     for (size_t i = 0; i < checkpoint->count && status == ENGINE_OK; i++) {
-        const struct chunk_place *place = &checkpoint->places[i];
-        if (delete_set_find(deleted, place->offset, place->fid) != NULL)
+        struct chunk_place place;
+        if (i + PREFETCHED < checkpoint->count) {
+            checkpoint_place(checkpoint, i + PREFETCHED, &place);
+            chunk_index_prefetch(store->index, place.fid);
+        }
+        checkpoint_place(checkpoint, i, &place);
+        place.slot = volume->slot;
+        if (deleted->count > 0 && delete_set_find(deleted, place.offset, place.fid) != NULL)
             volume->changed = true;
         else
-            status = index_chunk(store, volume, place, losers, error);
+            status = index_chunk(store, volume, &place, losers, error);
     }
     return status;
 }
@@ -365,6 +373,11 @@ static int read_all(engine_store *store, struct directory_listing *names, engine
     memset(&losers, 0, sizeof losers);
     if (names->volume_count > 1)
         qsort(names->volume_ids, names->volume_count, sizeof names->volume_ids[0], ascending);
+    uint64_t expected = 0;
+    for (size_t i = 0; i < names->volume_count; i++)
+        expected += checkpoint_announces(store->io, store->directory, names->volume_ids[i]);
+    /* Growing step by step would move every entry several times. Where there is no memory, filling will tell. */
+    (void)chunk_index_expect(store->index, expected);
     for (size_t i = 0; i < names->volume_count && status == ENGINE_OK; i++) {
         uint32_t id = names->volume_ids[i];
         const struct manifest_volume *row = manifest_find(&store->manifest, id);
