@@ -29,7 +29,7 @@ from native.errors import (
     StoreMismatch,
     VolumeNotFound,
 )
-from native.values import RangeDigest, VolumeInfo
+from native.values import Damage, RangeDigest, ScrubProgress, VolumeInfo
 
 __all__ = [
     "CHUNK_BYTES_MAX",
@@ -41,6 +41,7 @@ __all__ = [
     "ChunkExists",
     "ChunkInfo",
     "ChunkNotFound",
+    "Damage",
     "Digest",
     "DiskFull",
     "Engine",
@@ -49,6 +50,7 @@ __all__ = [
     "EngineStat",
     "RangeDigest",
     "RangeInvalid",
+    "ScrubProgress",
     "StoreBusy",
     "StoreFailed",
     "StoreLocked",
@@ -66,6 +68,7 @@ PUT_MANY_MAX: Final = lib.ENGINE_PUT_MANY_MAX
 FORMAT: Final = lib.ENGINE_FORMAT
 _U64_MAX: Final = (1 << 64) - 1
 _U32_MAX: Final = (1 << 32) - 1
+_DAMAGE_MAX: Final = 1024  # as many as the engine keeps
 _STATES: Final = {
     lib.ENGINE_STATE_RW: "rw",
     lib.ENGINE_STATE_RO_FULL: "ro_full",
@@ -145,6 +148,11 @@ class EngineStat:
     deletes: int
     reads: int
     corrupt_reads: int
+    scrubbed_bytes: int
+    scrub_damaged: int
+    scrub_rounds: int
+    scrub_volume: int
+    scrub_offset: int
     checkpoints: int
     checkpoint_failures: int
     queued_bytes: int
@@ -379,6 +387,41 @@ class Engine:
             _raise(error, 0, self._path)
         return EngineStat(state=_STATES[stats.state], **{name: getattr(stats, name) for name in _STAT_FIELDS})
 
+    def scrub_start(self) -> None:
+        """Begins a new round of the scrub, whether or not one is under way."""
+        error = ffi.new("engine_error *")
+        if lib.engine_scrub_start(self._handle, error) != lib.ENGINE_OK:
+            _raise(error, 0, self._path)
+
+    def scrub_step(self, bytes_max: int, bytes_s: int = 0) -> ScrubProgress:
+        """Goes on with the round under way: reads and verifies about ``bytes_max``.
+
+        At most ``bytes_s`` bytes per second over all steps (0: as fast as it goes): returns at once when they are used
+        up, and ``wait_s`` says for how long they are.
+        """
+        told = ffi.new("engine_scrub *")
+        error = ffi.new("engine_error *")
+        if lib.engine_scrub_step(self._handle, bytes_max, bytes_s, told, error) != lib.ENGINE_OK:
+            _raise(error, 0, self._path)
+        return _scrub_progress(told)
+
+    def scrub_status(self) -> ScrubProgress:
+        """How far the scrub is, without doing anything."""
+        told = ffi.new("engine_scrub *")
+        error = ffi.new("engine_error *")
+        if lib.engine_scrub_status(self._handle, told, error) != lib.ENGINE_OK:
+            _raise(error, 0, self._path)
+        return _scrub_progress(told)
+
+    def scrub_damage(self) -> list[Damage]:
+        """What the scrub found damaged in this process and was not deleted or put again since; by volume and offset."""
+        found = ffi.new("engine_damage[]", _DAMAGE_MAX)
+        count = ffi.new("size_t *")
+        error = ffi.new("engine_error *")
+        if lib.engine_scrub_damage(self._handle, found, _DAMAGE_MAX, count, error) != lib.ENGINE_OK:
+            _raise(error, 0, self._path)
+        return sorted((_damage(found[i]) for i in range(count[0])), key=lambda damage: (damage.volume, damage.offset))
+
     def checkpoint(self) -> None:
         """Makes everything stored so far cheap to reopen, and returns the space of deleted chunks nobody reads."""
         error = ffi.new("engine_error *")
@@ -410,6 +453,27 @@ def _volume_info(volume: Any) -> VolumeInfo:
 def _range_digest(found: Any) -> RangeDigest:
     digest = f"{found.halves[0]:016x}{found.halves[1]:016x}"
     return RangeDigest(found.first_fid, found.chunks, found.payload_bytes, digest)
+
+
+def _scrub_progress(told: Any) -> ScrubProgress:
+    return ScrubProgress(
+        round=told.round,
+        active=bool(told.active),
+        started_s=told.started_us / 1e6,
+        ended_s=told.ended_us / 1e6,
+        total_bytes=told.total_bytes,
+        checked_bytes=told.checked_bytes,
+        checked_chunks=told.checked_chunks,
+        damaged=told.damaged,
+        volume=told.volume,
+        offset=told.offset,
+        wait_s=told.wait_s,
+    )
+
+
+def _damage(found: Any) -> Damage:
+    what = ffi.string(found.what).decode("utf-8", "replace")
+    return Damage(found.fid, found.volume, found.offset, found.length, what, float(found.found_s))
 
 
 def crc32c(data: Buffer, crc: int = 0) -> int:

@@ -36,3 +36,41 @@ class RangeDigest:
     chunks: int
     payload_bytes: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubProgress:
+    """How far the scrub is in the round under way (``active``), or in the last one.
+
+    ``round`` counts from 1 (0: there was none yet). ``started_s`` and ``ended_s`` (of the last whole round) are Unix
+    time, 0.0 for never. ``checked_bytes`` (of ``total_bytes`` live ones), ``checked_chunks`` and ``damaged`` are of
+    this round. What comes next lies at ``offset`` of ``volume`` or behind. ``wait_s``: until the rate allows another
+    step.
+    """
+
+    round: int
+    active: bool
+    started_s: float
+    ended_s: float
+    total_bytes: int
+    checked_bytes: int
+    checked_chunks: int
+    damaged: int
+    volume: int
+    offset: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A place where the scrub found stored bytes to be bad: a chunk's needle, or with fid 0 a volume's superblock.
+
+    ``what`` says in words what is wrong, ``found_s`` is Unix time, ``length`` the chunk's payload bytes.
+    """
+
+    fid: int
+    volume: int
+    offset: int
+    length: int
+    what: str
+    found_s: float

@@ -21,6 +21,7 @@
  *   v<id>.dat      volume: two superblocks, then needles (src/volume.c, src/needle.h)
  *   v<id>.ckp      sorted index of the volume up to a tail; .ckp.old is the one before (src/checkpoint.c)
  *   v<id>.del      delete log (src/delete_log.c)
+ *   SCRUB          how far the scrub has come; disposable (src/scrub_cursor.c)
  *   *.tmp          unfinished; removed at open
  * Every log and every batch of needles starts its appends on a 4 KiB boundary, so that a torn write cannot hit a sector
  * that holds something acknowledged. Validity of a needle and the reader's algorithm: src/needle.h and src/recovery.c.
@@ -45,6 +46,7 @@
 #define ENGINE_ITERATE_MAX 65536
 #define ENGINE_RANGES_MAX 65536
 #define ENGINE_PUT_MANY_MAX 4096
+#define ENGINE_DAMAGE_WHAT_BYTES 96
 
 enum engine_status {
     ENGINE_OK = 0,
@@ -183,6 +185,11 @@ typedef struct engine_stats {
     uint64_t checkpoint_failures;
     uint64_t queued_bytes;
     uint64_t index_bytes;           /* memory of the index */
+    uint64_t scrubbed_bytes;        /* read by the scrub */
+    uint64_t scrub_damaged;         /* found by the scrub and not yet deleted, put again or found good */
+    uint64_t scrub_rounds;          /* that have ended, ever */
+    uint64_t scrub_offset;          /* the scrub's cursor in ... */
+    uint32_t scrub_volume;          /* ... this volume */
     uint32_t volumes;
     uint32_t volumes_failed;
     uint32_t volumes_quarantined;
@@ -190,6 +197,30 @@ typedef struct engine_stats {
     uint32_t damaged_records;       /* in MANIFEST and delete logs, skipped at open */
     uint32_t state;                 /* engine_state */
 } engine_stats;
+
+/* How far the scrub is: in the round under way, or in the last one. */
+typedef struct engine_scrub {
+    uint64_t round;             /* counts from 1; 0: there was none yet */
+    uint64_t started_us;        /* Unix time; 0: never */
+    uint64_t ended_us;          /* when the last whole round ended */
+    uint64_t total_bytes;       /* live needles when the round began */
+    uint64_t checked_bytes;     /* of them; fewer in the end when chunks were deleted meanwhile */
+    uint64_t checked_chunks;
+    uint64_t damaged;           /* found in this round */
+    uint64_t offset;            /* the next needle to check is here or behind ... */
+    uint32_t volume;            /* ... in this volume */
+    int32_t active;             /* 1: a round is under way */
+    double wait_s;              /* of engine_scrub_step: until the rate allows the next step */
+} engine_scrub;
+
+typedef struct engine_damage {
+    uint64_t fid;               /* 0: the volume's superblock */
+    uint64_t offset;
+    uint64_t found_s;           /* Unix time */
+    uint32_t volume;
+    uint32_t length;            /* payload bytes */
+    char what[96];              /* one line, zero-terminated */
+} engine_damage;
 
 typedef struct engine_store engine_store;
 typedef struct engine_digest engine_digest;
@@ -236,6 +267,26 @@ int engine_needles(engine_store *store, uint32_t volume, uint64_t after_offset, 
  * From memory, one pass over the index; chunks put or deleted meanwhile may or may not count. INVALID. */
 int engine_range_digests(engine_store *store, uint64_t first_fid, uint32_t span_log2, engine_range_digest *digests,
                          size_t count, engine_error *error);
+
+/* The scrub reads what is stored past the page cache and verifies header, every block and agreement with the index (and
+ * both superblocks of each volume), so that decay is found while other copies are good. It goes in rounds over all live
+ * chunks of the volumes that there are when a round begins; where it is outlives a restart. It holds nothing that puts,
+ * reads, deletes or compaction wait for. What is found damaged is remembered, stays readable where it can be, and is
+ * repaired by putting it again.
+ *
+ * Begins a new round, whether or not one is under way. */
+int engine_scrub_start(engine_store *store, engine_error *error);
+
+/* Goes on with the round under way until bytes_max have been read (a chunk is read whole), or the round is over, or the
+ * rate of bytes_s bytes per second (0: as fast as it goes) over all steps is used up; *told says which. Does nothing when
+ * no round is under way. Steps come one after the other, whoever asks. NO_MEMORY. */
+int engine_scrub_step(engine_store *store, uint64_t bytes_max, uint64_t bytes_s, engine_scrub *told,
+                      engine_error *error);
+
+int engine_scrub_status(engine_store *store, engine_scrub *told, engine_error *error);
+
+/* What is known to be damaged in this process, in no order: up to limit, at most 1024 are kept. */
+int engine_scrub_damage(engine_store *store, engine_damage *damage, size_t limit, size_t *count, engine_error *error);
 
 int engine_stat(engine_store *store, engine_stats *stats, engine_error *error);
 

@@ -28,13 +28,14 @@ struct directory_listing {
 static bool is_temporary(const char *name)
 {
     return volume_id_of(name, ".dat.tmp") != 0 || volume_id_of(name, ".ckp.tmp") != 0 ||
-           volume_id_of(name, ".del.tmp") != 0 || strcmp(name, "MANIFEST.tmp") == 0 || strcmp(name, "DISK.tmp") == 0;
+           volume_id_of(name, ".del.tmp") != 0 || strcmp(name, "MANIFEST.tmp") == 0 || strcmp(name, "DISK.tmp") == 0 ||
+           strcmp(name, "SCRUB.tmp") == 0;
 }
 
 static bool is_known(const char *name)
 {
     return strcmp(name, "DISK") == 0 || strcmp(name, "LOCK") == 0 || strcmp(name, "MANIFEST") == 0 ||
-           strcmp(name, "lost+found") == 0 || volume_id_of(name, ".ckp") != 0 || volume_id_of(name, ".ckp.old") != 0 ||
+           strcmp(name, "SCRUB") == 0 || strcmp(name, "lost+found") == 0 || volume_id_of(name, ".ckp") != 0 || volume_id_of(name, ".ckp.old") != 0 ||
            volume_id_of(name, ".del") != 0;
 }
 
@@ -432,6 +433,7 @@ int opening_read(engine_store *store, engine_error *error)
     if (status == ENGINE_OK)
         status = read_all(store, &names, error);
     store->damaged_records += store->manifest.damaged_records;
+    scrub_open(store);
 cleanup:
     free(names.volume_ids);
     free(names.temporaries);

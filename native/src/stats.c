@@ -60,6 +60,7 @@ int stats_fill(engine_store *store, engine_stats *stats, engine_error *error)
     for (uint32_t slot = 0; slot < count; slot++)
         add_volume(volumes_get(store, slot), stats);
     add_counters(store, stats);
+    scrub_fill_stats(store, stats);
     if (space_read(store, &space) != 0)
         return failure(error, ENGINE_FAILED, errno, "cannot ask the file system for its space");
     stats->reserve_bytes = space.reserve_bytes;

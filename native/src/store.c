@@ -59,6 +59,7 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
         init_condition(&store->appenders[i].written);
     }
     init_condition(&store->volume_released);
+    scrub_init(&store->scrub);
     init_condition(&store->deletes.changed);
     init_condition(&store->keeper.wake);
     init_condition(&store->calls_ended);
@@ -99,6 +100,7 @@ static void free_store(engine_store *store)
         (void)pthread_cond_destroy(&store->appenders[i].written);
     }
     (void)pthread_cond_destroy(&store->volume_released);
+    scrub_destroy(&store->scrub);
     (void)pthread_cond_destroy(&store->deletes.changed);
     (void)pthread_cond_destroy(&store->keeper.wake);
     (void)pthread_cond_destroy(&store->calls_ended);
@@ -206,6 +208,7 @@ int engine_close(engine_store *store, engine_error *error)
     appender_stop(store);
     keeper_stop(store);
     int status = keeper_checkpoint(store, error);
+    scrub_close(store);
     release_files(store);
     pthread_mutex_lock(&store->calls_lock);
     store->closed = true;

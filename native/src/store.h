@@ -1,9 +1,9 @@
 /*
  * The store: what the files of this folder have in common. Internal; engine.h is the public face.
  *
- * Order of locks, outermost first: keeper.work, volumes_create, queue.lock, deletes.lock | index shard, volumes_lock,
- * volume.delete_lock, volume.space_lock, volume.lock, counters.lock. No index or volume lock is held during I/O;
- * delete_lock, space_lock, volumes_create and keeper.work are.
+ * Order of locks, outermost first: scrub.work, keeper.work, volumes_create, queue.lock, deletes.lock, scrub.lock | index
+ * shard, volumes_lock, volume.delete_lock, volume.space_lock, volume.lock, counters.lock. No index or volume lock is held
+ * during I/O; delete_lock, space_lock, volumes_create, keeper.work and scrub.work are.
  */
 #ifndef SPEEDY_STORE_H
 #define SPEEDY_STORE_H
@@ -20,6 +20,7 @@
 #include "io.h"
 #include "manifest.h"
 #include "needle.h"
+#include "scrub.h"
 #include "volume.h"
 
 #define BATCH_BYTES_MAX ((uint64_t)16 << 20)
@@ -166,6 +167,7 @@ struct engine_store {
     struct delete_queue deletes;
     struct keeper keeper;
     struct listing listing;
+    struct scrub scrub;
     struct counters counters;
 
     pthread_mutex_t scratch_lock;

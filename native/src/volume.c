@@ -186,13 +186,23 @@ failed:
     return status;
 }
 
+static bool is_superblock(const uint8_t *block)
+{
+    return load_u64(block) == SUPERBLOCK_MAGIC && load_u32(block + CRC_AT) == engine_crc32c(0, block, CRC_AT);
+}
+
+bool volume_superblock_is_valid(const struct volume *volume, const uint8_t *block)
+{
+    return is_superblock(block) && load_u32(block + 20) == volume->id && memcmp(block + 32, volume->uuid, 16) == 0;
+}
+
 static int read_superblock(struct volume *volume, const struct identity *owner, const char *name, engine_error *error)
 {
     uint8_t block[BLOCK_BYTES];
     bool valid = false;
     for (uint64_t copy = 0; copy < 2 && !valid; copy++) {
         valid = io_read(volume->io, volume->file, block, sizeof block, copy * BLOCK_BYTES) == 0 &&
-                load_u64(block) == SUPERBLOCK_MAGIC && load_u32(block + CRC_AT) == engine_crc32c(0, block, CRC_AT);
+                is_superblock(block);
     }
     if (!valid)
         return failure(error, ENGINE_CORRUPT, 0, "%s: both superblocks are damaged", name);

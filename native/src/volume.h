@@ -101,6 +101,9 @@ int volume_create(struct volume *volume, const struct identity *owner, uint64_t 
  * is of a newer format. *short_file: the file ends before the volume does. */
 int volume_open(struct volume *volume, const struct identity *owner, bool *short_file, engine_error *error);
 
+/* Whether these BLOCK_BYTES are a copy of this volume's superblock. */
+bool volume_superblock_is_valid(const struct volume *volume, const uint8_t *block);
+
 /* Takes space from the disk up to end (a multiple of VOLUME_ALLOCATION_UNIT, or the size). 0, or -1 and errno: EROFS
  * when the volume takes no chunks any more. */
 int volume_allocate(struct volume *volume, uint64_t end);

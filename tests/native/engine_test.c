@@ -133,6 +133,8 @@ int main(int count, char **arguments)
         {"large_faults", test_large_faults},
         {"sharing", test_sharing},
         {"small_disk", test_small_disk},
+        {"scrub_beside_others", test_scrub_beside_others},
+        {"scrub_faults", test_scrub_faults},
     };
     CHECK(count == 4);
     struct test test = {.directory = arguments[2], .stride = strtoull(arguments[3], NULL, 10)};

@@ -61,5 +61,7 @@ void test_appenders(const struct test *test);
 void test_large_faults(const struct test *test);
 void test_sharing(const struct test *test);
 void test_small_disk(const struct test *test);
+void test_scrub_beside_others(const struct test *test);
+void test_scrub_faults(const struct test *test);
 
 #endif

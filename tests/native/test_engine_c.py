@@ -20,9 +20,18 @@ BUILD_TIMEOUT_S = 240.0
 RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 
 
-THREADED = ["threads", "full_disk", "repair", "appenders", "large_faults", "sharing", "small_disk"]
+THREADED = [
+    "threads",
+    "full_disk",
+    "repair",
+    "appenders",
+    "large_faults",
+    "sharing",
+    "small_disk",
+    "scrub_beside_others",
+]
 CASES = {
-    "address": [*THREADED, "index", "faults", "crashes", "open_faults", "fail_stop", "primitive"],
+    "address": [*THREADED, "index", "faults", "crashes", "open_faults", "fail_stop", "primitive", "scrub_faults"],
     "thread": THREADED,  # the fault cases run one caller
 }
 
