@@ -18,7 +18,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 ENGINE_SOURCES := $(wildcard native/include/*.h native/src/*.c native/src/*.h) native/build_engine.py setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench test-minimal dist clean
+# Hours of the tests that CI runs for seconds. The seed is printed; SEED=... repeats a soak.
+SEED ?= $(shell date +%s)
+SOAK_CRASH_POINTS ?= 1000000
+
+.PHONY: help serve test lint bench soak test-minimal dist clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -37,6 +41,11 @@ lint: $(VENV)/.test ## Check style (ruff) and types (mypy --strict)
 
 bench: $(VENV)/.serve ## Measure push and pull of a running registry (BENCH_ARGS="--target name=url")
 	$(BIN)/python -m benchmarks.registry $(BENCH_ARGS)
+
+soak: $(VENV)/.test ## The engine's fault tests with 1,000,000 power cuts and every call failing (SEED=, SOAK_CRASH_POINTS=)
+	@echo "SEED=$(SEED)"
+	SPEEDY_SEED=$(SEED) SPEEDY_CRASH_POINTS=$(SOAK_CRASH_POINTS) SPEEDY_FAULT_STRIDE=1 \
+	$(BIN)/python -m pytest -s tests/native/test_simulated.py tests/native/test_engine_c.py $(ARGS)
 
 test-minimal: ## As root: `make serve` in a system that holds only git, make and python3 (RELEASE=bookworm or noble)
 	bash tests/packaging/minimal_system.sh serve $(RELEASE)

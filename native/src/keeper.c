@@ -180,9 +180,11 @@ static void *run(void *argument)
     pthread_mutex_lock(&keeper->lock);
     while (!keeper->stopping) {
         struct timespec until = clock_timespec(clock_deadline(ROUND_S));
+        keeper->resting = true;
         while (!keeper->wanted && !keeper->stopping)
             if (pthread_cond_timedwait(&keeper->wake, &keeper->lock, &until) == ETIMEDOUT)
                 break;
+        keeper->resting = false;
         keeper->wanted = false;
         if (keeper->stopping)
             break;

@@ -205,6 +205,9 @@ static void queue_punches(struct volume *volume, const struct delete_set *delete
         const struct delete_record *record = &deleted->records[i];
         if (record->fid > volume->fid_max)
             volume->fid_max = record->fid;
+        /* Nothing is punched in such a volume, so nothing about it has changed. */
+        if (volume->state == VOLUME_FAILED || volume->state == VOLUME_QUARANTINED)
+            continue;
         if (record->delete_seq <= volume->punched_seq || record->offset < VOLUME_DATA_START ||
             record->offset >= volume->tail ||
             needle_footprint(record->payload_length, record->header_length) > volume->tail - record->offset)

@@ -121,6 +121,7 @@ struct keeper {
     bool started;
     bool stopping;
     bool wanted;
+    bool resting; /* everything that was wanted is done */
 };
 
 struct listing {

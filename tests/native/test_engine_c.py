@@ -4,19 +4,16 @@
 """
 
 import os
-import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from native import build_engine
+from .c_program import TESTS, build, run
 
-ROOT = Path(__file__).parents[2]
 SANITIZERS = {"address": "address,undefined", "thread": "thread"}
 STRIDE = os.environ.get("SPEEDY_FAULT_STRIDE", "11")
-BUILD_TIMEOUT_S = 240.0
 RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 
 
@@ -41,37 +38,17 @@ def program_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     """Compiles the test program with a sanitizer, warnings as errors, once per session."""
 
     @cache
-    def build(sanitizer: str) -> Path:
-        target = tmp_path_factory.mktemp("engine") / f"engine_test_{sanitizer}"
-        flags = ["-std=c11", "-O1", "-g", "-D_GNU_SOURCE", "-DOPENSSL_API_COMPAT=0x10100000L"]
-        flags += ["-Wall", "-Wextra", "-Werror", f"-fsanitize={SANITIZERS[sanitizer]}", "-fno-sanitize-recover=all"]
-        libraries = ["-lcrypto", "-lpthread"]
-        if build_engine.has_isal():
-            flags.append("-DSPEEDY_HAVE_ISAL")
-            libraries.append("-lisal")
-        sources = [*sorted((ROOT / "native" / "src").glob("*.c")), *sorted((ROOT / "tests" / "native").glob("*.c"))]
-        includes = [f"-I{ROOT / folder}" for folder in ("native/include", "native/src", "tests/native")]
-        command = ["gcc", *flags, *includes, *map(str, sources), "-o", str(target), *libraries]
-        built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
-        if "cannot find" in built.stderr and "san" in built.stderr:
-            pytest.skip(f"this compiler has no {sanitizer} sanitizer")
-        assert built.returncode == 0, built.stderr
-        return target
+    def build_with(sanitizer: str) -> Path:
+        flags = ["-O1", f"-fsanitize={SANITIZERS[sanitizer]}", "-fno-sanitize-recover=all"]
+        return build(tmp_path_factory.mktemp("engine") / f"engine_test_{sanitizer}", sorted(TESTS.glob("*.c")), *flags)
 
-    return build
+    return build_with
 
 
+@pytest.mark.timeout(RUN_TIMEOUT_S + 20)
 @pytest.mark.parametrize(("sanitizer", "case"), [(name, case) for name, cases in CASES.items() for case in cases])
 def test_c_case_holds_under_the_sanitizer(
     program_with: Callable[[str], Path], sanitizer: str, case: str, fast_directory: Path
 ) -> None:
     """Each case is explained above its function in engine_test.c."""
-    done = subprocess.run(
-        [str(program_with(sanitizer)), case, str(fast_directory), STRIDE],
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("ok\n")
+    run([program_with(sanitizer), case, fast_directory, STRIDE], RUN_TIMEOUT_S)

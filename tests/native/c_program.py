@@ -1,0 +1,43 @@
+"""Compiles C test programs together with the engine's sources."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from native import build_engine
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests" / "native"
+BUILD_TIMEOUT_S = 240.0
+
+
+def build(target: Path, sources: Sequence[Path], *flags: str, compiler: str = "gcc") -> Path:
+    """Compiles ``sources`` and the engine to the program ``target``, warnings as errors; the test is skipped where the
+    compiler lacks a sanitizer that ``flags`` ask for."""
+    command = [compiler, "-std=c11", "-g", "-D_GNU_SOURCE", "-DOPENSSL_API_COMPAT=0x10100000L"]
+    command += ["-Wall", "-Wextra", "-Werror", *flags]
+    libraries = ["-lcrypto", "-lpthread"]
+    if build_engine.has_isal():
+        command.append("-DSPEEDY_HAVE_ISAL")
+        libraries.append("-lisal")
+    command += [f"-I{folder}" for folder in (ROOT / "native" / "include", ROOT / "native" / "src", TESTS)]
+    command += [*map(str, sorted((ROOT / "native" / "src").glob("*.c"))), *map(str, sources), "-o", str(target)]
+    built = subprocess.run(
+        [*command, *libraries], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False, cwd=target.parent
+    )
+    if "cannot find" in built.stderr and "san" in built.stderr:
+        pytest.skip("this compiler lacks a sanitizer")
+    assert built.returncode == 0, built.stderr
+    return target
+
+
+def run(command: Sequence[str | Path], timeout_s: float) -> str:
+    """Runs a test program, which must end with status 0 and "ok"; returns what it printed."""
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("ok\n")
+    return done.stdout

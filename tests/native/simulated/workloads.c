@@ -1,0 +1,385 @@
+/*
+ * The steps are single-threaded on purpose, batches included: their puts wait in threads of their own, but enter the
+ * queue one by one while the batch before is held in its sync, and after each step the keeper comes to rest. So the same
+ * seed gives the same record, and a failure can be had again. The threaded workloads give up that for real overlap; their
+ * record is saved, and repeating it needs no luck either.
+ */
+#include "workloads.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine_test.h"
+#include "store.h"
+
+#define MIB ((uint64_t)1 << 20)
+#define BATCH_MAX 16
+#define PAUSE_NS 20000
+#define PAUSES_MAX 1500000 /* 30 s */
+#define THREADS 4
+
+static uint64_t choose(struct run *run, uint64_t sides)
+{
+    uint64_t mixed = run->chance += 0x9e3779b97f4a7c15u;
+    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
+    return (mixed ^ (mixed >> 31)) % sides;
+}
+
+static void pause_a_little(int *pauses)
+{
+    const struct timespec pause = {.tv_sec = 0, .tv_nsec = PAUSE_NS};
+    CHECK((*pauses)++ < PAUSES_MAX);
+    (void)nanosleep(&pause, NULL);
+}
+
+/* Until the keeper has done what it was woken for. */
+static void settle(struct run *run)
+{
+    for (int pauses = 0; run->store != NULL;) {
+        struct keeper *keeper = &run->store->keeper;
+        pthread_mutex_lock(&keeper->lock);
+        bool rests = keeper->resting && !keeper->wanted;
+        pthread_mutex_unlock(&keeper->lock);
+        if (rests)
+            return;
+        pause_a_little(&pauses);
+    }
+}
+
+static bool put_fid(struct run *run, uint64_t fid)
+{
+    size_t entry = ledger_begin(run->ledger, false, fid, sim_disk_position(run->disk));
+    int status = contents_put(run->contents, run->store, fid);
+    ledger_end(run->ledger, entry, sim_disk_position(run->disk), status == ENGINE_OK);
+    return status == ENGINE_OK;
+}
+
+/* A volume could not be opened: what is in it is missed, and comes back with it, also what was deleted meanwhile. */
+static bool hides_something(struct run *run)
+{
+    engine_stats stats;
+    engine_error error;
+    return engine_stat(run->store, &stats, &error) != ENGINE_OK || stats.volumes_quarantined > 0;
+}
+
+static bool delete_fid(struct run *run, uint64_t fid)
+{
+    engine_error error;
+    int removed;
+    size_t entry = ledger_begin(run->ledger, true, fid, sim_disk_position(run->disk));
+    int status = engine_delete(run->store, fid, &removed, &error);
+    uint64_t position = sim_disk_position(run->disk);
+    CHECK(status != ENGINE_OK || removed || hides_something(run));
+    ledger_end(run->ledger, entry, position, status == ENGINE_OK && !hides_something(run));
+    return status == ENGINE_OK;
+}
+
+/* Also in the middle of trouble: never what was not stored, never "not found" for what is, unless its whole volume could
+ * not be opened; a disk may refuse to read. */
+static void check_reads(struct run *run)
+{
+    uint8_t allowed[FIDS_ALL + 1];
+    if (run->store == NULL)
+        return;
+    bool hidden = hides_something(run);
+    ledger_allowed(run->ledger, UINT64_MAX - 1, allowed);
+    for (uint64_t tries = 0; tries < 3; tries++) {
+        uint64_t fid = 1 + choose(run, run->next_fid < FIDS ? run->next_fid : FIDS);
+        int status = contents_get(run->contents, run->store, fid);
+        CHECK(status == ENGINE_OK || status == ENGINE_NOT_FOUND || status == ENGINE_CORRUPT);
+        CHECK(status != ENGINE_OK || (allowed[fid] & MAY_BE_PRESENT) != 0);
+        CHECK(status != ENGINE_NOT_FOUND || hidden || (allowed[fid] & MAY_BE_ABSENT) != 0);
+    }
+}
+
+static uint64_t new_fid(struct run *run)
+{
+    CHECK(run->next_fid <= FIDS);
+    return run->next_fid++;
+}
+
+/* A fid of which exactly this may be found, or 0. */
+static uint64_t choose_fid(struct run *run, uint8_t wanted)
+{
+    uint8_t allowed[FIDS_ALL + 1];
+    uint64_t count = 0;
+    ledger_allowed(run->ledger, UINT64_MAX - 1, allowed);
+    for (uint64_t fid = 1; fid < run->next_fid; fid++)
+        count += allowed[fid] == wanted;
+    uint64_t at = count > 0 ? choose(run, count) : 0;
+    for (uint64_t fid = 1; fid < run->next_fid && count > 0; fid++)
+        if (allowed[fid] == wanted && at-- == 0)
+            return fid;
+    return 0;
+}
+
+/* The steps. */
+
+static void step_put(struct run *run, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        (void)put_fid(run, new_fid(run));
+        settle(run);
+    }
+}
+
+struct waiting_put {
+    struct run *run;
+    uint64_t fid;
+    atomic_bool ended;
+};
+
+static void *put_in_thread(void *argument)
+{
+    struct waiting_put *put = argument;
+    (void)put_fid(put->run, put->fid);
+    atomic_store(&put->ended, true);
+    return NULL;
+}
+
+static uint64_t queued(engine_store *store)
+{
+    uint64_t count = 0;
+    pthread_mutex_lock(&store->queue.lock);
+    for (const struct put *put = store->queue.first; put != NULL; put = put->next)
+        count++;
+    pthread_mutex_unlock(&store->queue.lock);
+    return count;
+}
+
+/* One chunk whose sync is held, and behind it `count` that become one batch. */
+static void step_batch(struct run *run, uint64_t count)
+{
+    struct waiting_put puts[BATCH_MAX + 1];
+    pthread_t threads[BATCH_MAX + 1];
+    CHECK(count <= BATCH_MAX);
+    sim_disk_hold(run->disk, true);
+    for (uint64_t i = 0; i <= count; i++) {
+        int pauses = 0;
+        puts[i].run = run;
+        puts[i].fid = new_fid(run);
+        atomic_init(&puts[i].ended, false);
+        CHECK(pthread_create(&threads[i], NULL, put_in_thread, &puts[i]) == 0);
+        while (!atomic_load(&puts[i].ended) && !(i == 0 ? sim_disk_is_held(run->disk) : queued(run->store) == i))
+            pause_a_little(&pauses);
+        if (atomic_load(&puts[0].ended)) /* it failed before its sync: nothing holds the others */
+            sim_disk_hold(run->disk, false);
+    }
+    sim_disk_hold(run->disk, false);
+    for (uint64_t i = 0; i <= count; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    settle(run);
+}
+
+static void step_delete(struct run *run, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t fid = choose_fid(run, MAY_BE_PRESENT);
+        if (fid != 0)
+            (void)delete_fid(run, fid);
+        settle(run);
+    }
+}
+
+/* Deletes all but every count-th chunk. */
+static void step_thin_out(struct run *run, uint64_t count)
+{
+    uint8_t allowed[FIDS_ALL + 1];
+    ledger_allowed(run->ledger, UINT64_MAX - 1, allowed);
+    for (uint64_t fid = 1; fid < run->next_fid; fid++)
+        if (allowed[fid] == MAY_BE_PRESENT && fid % count != 0) {
+            (void)delete_fid(run, fid);
+            settle(run);
+        }
+}
+
+/* A deleted fid comes back. */
+static void step_put_deleted(struct run *run, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t fid = choose_fid(run, MAY_BE_ABSENT);
+        if (fid != 0)
+            (void)put_fid(run, fid);
+        settle(run);
+    }
+}
+
+/* The same put once more. */
+static void step_repeat(struct run *run, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t fid = choose_fid(run, MAY_BE_PRESENT);
+        if (fid != 0)
+            (void)put_fid(run, fid);
+        settle(run);
+    }
+}
+
+/* Twice, because the first one may find readers in the epoch of what it should punch. */
+static void step_checkpoint(struct run *run, uint64_t count)
+{
+    engine_error error;
+    for (uint64_t i = 0; i < count; i++) {
+        (void)engine_checkpoint(run->store, &error);
+        settle(run);
+    }
+}
+
+static void open_store(struct run *run)
+{
+    engine_options options = workload_options(run->workload);
+    engine_error error;
+    if (store_open_on(sim_disk_table(run->disk), "", &options, &run->store, &error) != ENGINE_OK)
+        run->store = NULL;
+    settle(run);
+}
+
+static void close_store(struct run *run)
+{
+    engine_error error;
+    if (run->store == NULL)
+        return;
+    (void)engine_close(run->store, &error);
+    engine_free(run->store);
+    run->store = NULL;
+}
+
+static void step_reopen(struct run *run, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        close_store(run);
+        open_store(run);
+    }
+}
+
+struct member {
+    struct run *run;
+    uint64_t first_fid;
+    uint64_t count;
+};
+
+static void *put_and_delete(void *argument)
+{
+    struct member *member = argument;
+    for (uint64_t i = 0; i < member->count; i++) {
+        (void)put_fid(member->run, member->first_fid + i);
+        if (i % 3 == 2)
+            (void)delete_fid(member->run, member->first_fid + i - 1);
+    }
+    return NULL;
+}
+
+/* THREADS callers at once, count chunks each. */
+static void step_crowd(struct run *run, uint64_t count)
+{
+    struct member members[THREADS];
+    pthread_t threads[THREADS];
+    CHECK(run->next_fid + THREADS * count <= FIDS);
+    for (size_t i = 0; i < THREADS; i++) {
+        members[i] = (struct member){run, run->next_fid, count};
+        run->next_fid += count;
+    }
+    for (size_t i = 0; i < THREADS; i++)
+        CHECK(pthread_create(&threads[i], NULL, put_and_delete, &members[i]) == 0);
+    for (size_t i = 0; i < THREADS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    settle(run);
+}
+
+/* Whatever comes, count times. */
+static void step_anything(struct run *run, uint64_t count)
+{
+    static const struct step steps[] = {
+        {step_put, 1},        {step_put, 1},    {step_put, 2},        {step_batch, 3}, {step_batch, 7}, {step_delete, 1},
+        {step_delete, 1},     {step_delete, 3}, {step_put_deleted, 1}, {step_repeat, 1}, {step_checkpoint, 1},
+        {step_checkpoint, 2}, {step_reopen, 1},
+    };
+    for (uint64_t i = 0; i < count && run->store != NULL; i++) {
+        const struct step *step = &steps[choose(run, sizeof steps / sizeof steps[0])];
+        if (run->next_fid + BATCH_MAX < FIDS)
+            step->run(run, step->argument);
+        check_reads(run);
+    }
+}
+
+static const struct step usual_steps[] = {
+    {step_put, 5},    {step_batch, 6},      {step_delete, 2}, {step_batch, 4},  {step_checkpoint, 1}, {step_put, 2},
+    {step_delete, 3}, {step_put_deleted, 2}, {step_repeat, 1}, {step_batch, 7}, {step_delete, 1},     {step_put, 1},
+    {NULL, 0},
+};
+static const struct step punch_steps[] = {
+    {step_put, 14}, {step_thin_out, 3}, {step_checkpoint, 2}, {step_batch, 5}, {step_delete, 2}, {step_checkpoint, 2},
+    {step_put_deleted, 4}, {step_thin_out, 2}, {step_reopen, 1}, {step_checkpoint, 2}, {step_put, 1}, {NULL, 0},
+};
+static const struct step roll_over_steps[] = {
+    {step_put, 20},   {step_batch, 16}, {step_delete, 4}, {step_batch, 16}, {step_checkpoint, 1}, {step_put, 10},
+    {step_delete, 6}, {step_batch, 8},  {step_reopen, 1}, {step_batch, 16}, {step_delete, 4},     {NULL, 0},
+};
+static const struct step reopen_steps[] = {
+    {step_put, 3},    {step_reopen, 1}, {step_batch, 3},       {step_delete, 1}, {step_reopen, 2}, {step_put, 1},
+    {step_delete, 2}, {step_reopen, 1}, {step_put_deleted, 1}, {step_reopen, 1}, {step_put, 1},    {NULL, 0},
+};
+/* The disk is full half way: refusals, deletes, and going on with what they give back. */
+static const struct step full_steps[] = {
+    {step_put, 24},   {step_batch, 16}, {step_delete, 2}, {step_checkpoint, 2}, {step_put, 8}, {step_thin_out, 3},
+    {step_checkpoint, 2}, {step_put, 8}, {step_reopen, 1}, {step_put, 4}, {NULL, 0},
+};
+/* A delete log grows by a block with each sync, until it is packed. */
+static const struct step pack_steps[] = {
+    {step_put, 90}, {step_delete, 70}, {step_checkpoint, 1}, {step_delete, 3}, {step_batch, 4}, {step_delete, 2},
+    {step_checkpoint, 1}, {NULL, 0},
+};
+static const struct step anything_steps[] = {{step_anything, 40}, {NULL, 0}};
+static const struct step crowd_steps[] = {
+    {step_crowd, 10}, {step_checkpoint, 1}, {step_crowd, 10}, {step_thin_out, 4}, {step_crowd, 6}, {step_reopen, 1},
+    {step_crowd, 4},  {NULL, 0},
+};
+
+static const struct workload workloads[] = {
+    {"usual", 64 * MIB, MIB, 2 * MIB, 1, false, usual_steps},
+    {"punch", 64 * MIB, MIB, 2 * MIB, 1, false, punch_steps},
+    {"roll-over", 64 * MIB, MIB, 1 * MIB, 1, false, roll_over_steps},
+    {"reopen", 64 * MIB, MIB, 2 * MIB, 1, false, reopen_steps},
+    {"full", 3 * MIB, MIB, 1 * MIB, 1, false, full_steps},
+    {"pack", 64 * MIB, 4 * MIB, 4 * MIB, 1, false, pack_steps},
+    {"anything", 64 * MIB, MIB, 2 * MIB, 1, false, anything_steps},
+    {"crowd", 64 * MIB, MIB, 1 * MIB, 1, true, crowd_steps},
+    {"appenders", 64 * MIB, MIB, 1 * MIB, 3, true, crowd_steps},
+};
+
+const struct workload *workload_at(size_t number)
+{
+    return number < sizeof workloads / sizeof workloads[0] ? &workloads[number] : NULL;
+}
+
+const struct workload *workload_named(const char *name)
+{
+    for (size_t i = 0; workload_at(i) != NULL; i++)
+        if (strcmp(workloads[i].name, name) == 0)
+            return &workloads[i];
+    return NULL;
+}
+
+engine_options workload_options(const struct workload *workload)
+{
+    engine_options options = options_of();
+    options.volume_size_first = workload->volume_size_first;
+    options.volume_size_max = workload->volume_size_max;
+    options.appenders = workload->appenders;
+    return options;
+}
+
+void workload_run(struct run *run, uint64_t seed)
+{
+    run->chance = seed;
+    run->next_fid = 1;
+    open_store(run);
+    for (const struct step *step = run->workload->steps; step->run != NULL && run->store != NULL; step++) {
+        step->run(run, step->argument);
+        check_reads(run);
+    }
+    close_store(run);
+}
