@@ -257,7 +257,7 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
             self._await_head(conn)
 
     def _dispatch(self, conn: RoomConnection) -> None:
-        oversize = len(conn.head) > HEAD_BYTES_MAX and b"\r\n\r\n" not in conn.head
+        oversize = len(conn.head) > HEAD_BYTES_MAX and b"\r\n\r\n" not in conn.head[:HEAD_BYTES_MAX]
         if oversize and 0 < conn.head.find(b"\r\n", 2) <= self.cfg.limit_request_line:
             self._refuse_now(conn, 431, f"the request's head is larger than {HEAD_BYTES_MAX} bytes")
         else:

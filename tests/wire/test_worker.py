@@ -106,6 +106,7 @@ REFUSED = {
     "endless target": (b"GET /" + b"x" * 70_000, 414),
     "one long header": (head("GET", "/who", "X: " + "y" * 40_000), 431),
     "many headers": (head("GET", "/who", *(f"X-{i}: y" for i in range(150))), 431),
+    "long headers that end": (head("GET", "/who", *(f"X-{i}: {'y' * 8000}" for i in range(9))), 431),
     "endless headers": (b"GET /who HTTP/1.1\r\n" + b"X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n" * 2000, 431),
 }
 
