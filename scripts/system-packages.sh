@@ -4,7 +4,7 @@
 #   scripts/system-packages.sh PYTHON serve|test|clients
 #
 # serve: what building and running needs; test: PostgreSQL and curl for the tests too; clients: also docker, podman,
-# skopeo and nginx, which the tests use where they are installed. As root, or with sudo; without either the exact line
+# skopeo, docker-registry, zstd and nginx, which the tests use where they are installed. As root, or with sudo; without either the exact line
 # to run is printed and the script ends with 1. Where nothing is missing it touches neither the network nor root's rights.
 set -eu
 
@@ -47,7 +47,7 @@ if [ "$purpose" != serve ]; then
     need_package postgresql
 fi
 if [ "$purpose" = clients ]; then
-    for package in debootstrap docker-compose docker.io iptables nginx podman skopeo; do
+    for package in debootstrap docker-compose docker-registry docker.io iptables nginx podman skopeo zstd; do
         need_package "$package"
     done
 fi

@@ -13,6 +13,8 @@ import click
 #: command -> module that defines it under the name `command`, and the line of `speedy --help`
 _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "serve": ("speedy.cli_serve", "serve", "Run the whole registry in one process (SQLite, one data directory)."),
+    "push": ("speedy.cli_transfer", "push", "Push an image to any registry; one that was cut off goes on."),
+    "pull": ("speedy.cli_transfer", "pull", "Pull an image from any registry; one that was cut off goes on."),
     "cluster": ("speedy.cli_cluster", "cluster", "Run a whole cluster as separate processes on this machine."),
     "status": ("speedy.cli_status", "status", "Show groups, members, health and free space."),
     "group": ("speedy.cli_group", "group", "Add groups of ChunkServers, or list them."),

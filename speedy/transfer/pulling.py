@@ -1,0 +1,116 @@
+"""speedy pull: everything into an OCI layout, which the destination is or is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from speedy.transfer.cache import Cache
+from speedy.transfer.closure import for_platform, gather
+from speedy.transfer.documents import Descriptor, Document, Platform
+from speedy.transfer.downloading import Download
+from speedy.transfer.layout import Layout
+from speedy.transfer.outcome import Outcome
+from speedy.transfer.parallel import run_all
+from speedy.transfer.patience import RetryLimits, Stop, patiently
+from speedy.transfer.places import RemotePlace
+from speedy.transfer.progress import Bar, Progress, short
+from speedy.transfer.referrers import find_referrers
+from speedy.transfer.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    jobs: int
+    retries: RetryLimits
+    platform: Platform | None = None
+    with_referrers: bool = False
+
+
+class Pull:
+    """Of what `place` names, into a layout. Used once."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        place: RemotePlace,
+        *,
+        cache: Cache,
+        options: PullOptions,
+        progress: Progress,
+        stop: Stop,
+    ) -> None:
+        self._repository, self._place, self._cache = repository, place, cache
+        self._options, self._progress, self._stop = options, progress, stop
+        self.outcome = Outcome(str(place))
+        #: of everything that was pulled, manifests included
+        self.digests: set[str] = set()
+
+    def run(self, layout: Layout, tag: str) -> Document:
+        """The manifest or index that the layout then has as `tag` ("": without a name). Raises TransferError; what came
+        until then is kept for the next run."""
+        top = self._manifest(self._place.reference)
+        if self._options.platform is not None:
+            top = for_platform(top, self._options.platform, self._document)
+        closure = gather([top], self._document)
+        referrers = self._referrers(closure.documents) if self._options.with_referrers else []
+        everything = gather([top, *referrers], self._document)
+        for layer in everything.foreign:
+            self._progress.tell(f"{short(layer.digest)}: a foreign layer, which no registry needs to have; left out")
+        self._pull_blobs(layout, everything.blobs)
+        self.digests = {blob.digest for blob in everything.blobs}
+        self.digests |= {document.descriptor.digest for document in everything.documents}
+        for document in everything.documents:
+            layout.put(document.descriptor.digest, document.content, self._stop)
+        for document in referrers:
+            layout.add(document.descriptor, "", self._stop)
+        layout.add(top.descriptor, tag, self._stop)
+        self.outcome.digest = top.descriptor.digest
+        return top
+
+    def _pull_blobs(self, layout: Layout, blobs: tuple[Descriptor, ...]) -> None:
+        waiting = [(blob, self._progress.bar(short(blob.digest), blob.size)) for blob in blobs]
+
+        def task(blob: Descriptor, bar: Bar) -> None:
+            download = Download(
+                self._repository,
+                blob,
+                layout,
+                retries=self._options.retries,
+                bar=bar,
+                stop=self._stop,
+                tell=self._progress.tell,
+            )
+            how = download.run()
+            self._cache.remember(self._place.host, self._repository.name, blob.digest)
+            bar.done(how)
+            self.outcome.add(how, download.bytes_received)
+
+        run_all(
+            [lambda blob=blob, bar=bar: task(blob, bar) for blob, bar in waiting],  # type: ignore[misc]
+            self._options.jobs,
+            self._stop,
+            self._progress.tell,
+        )
+
+    def _referrers(self, documents: tuple[Document, ...]) -> list[Document]:
+        found: dict[str, Document] = {}
+        waiting = [document.descriptor.digest for document in documents]
+        while waiting:
+            subject = waiting.pop()
+            for descriptor in patiently(
+                lambda subject=subject: find_referrers(self._repository, subject),  # type: ignore[misc]
+                self._options.retries,
+                self._stop,
+            ):
+                if descriptor.digest not in found:
+                    found[descriptor.digest] = self._document(descriptor)
+                    waiting.append(descriptor.digest)
+        return list(found.values())
+
+    def _document(self, descriptor: Descriptor) -> Document:
+        return self._manifest(descriptor.digest)
+
+    def _manifest(self, reference: str) -> Document:
+        return patiently(
+            lambda: self._repository.manifest(reference), self._options.retries, self._stop, self._progress.tell
+        )
