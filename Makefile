@@ -21,6 +21,8 @@ ENGINE_SOURCES := $(wildcard native/include/*.h native/src/*.c native/src/*.h) n
 # Hours of the tests that CI runs for seconds. The seed is printed; SEED=... repeats a soak.
 SEED ?= $(shell date +%s)
 SOAK_CRASH_POINTS ?= 1000000
+SOAK_KILL_ROUNDS ?= 2000
+SOAK_ORACLE_EXAMPLES ?= 5000
 
 .PHONY: help serve test lint bench soak test-minimal dist clean
 .DELETE_ON_ERROR:
@@ -42,10 +44,11 @@ lint: $(VENV)/.test ## Check style (ruff) and types (mypy --strict)
 bench: $(VENV)/.serve ## Measure push and pull of a running registry (BENCH_ARGS="--target name=url")
 	$(BIN)/python -m benchmarks.registry $(BENCH_ARGS)
 
-soak: $(VENV)/.test ## The engine's fault tests with 1,000,000 power cuts and every call failing (SEED=, SOAK_CRASH_POINTS=)
+soak: $(VENV)/.test ## The engine's fault tests for hours: 1,000,000 power cuts, every call failing, 2,000 kills (SEED=1)
 	@echo "SEED=$(SEED)"
-	SPEEDY_SEED=$(SEED) SPEEDY_CRASH_POINTS=$(SOAK_CRASH_POINTS) SPEEDY_FAULT_STRIDE=1 \
-	$(BIN)/python -m pytest -s tests/native/test_simulated.py tests/native/test_engine_c.py $(ARGS)
+	SPEEDY_SEED=$(SEED) SPEEDY_CRASH_POINTS=$(SOAK_CRASH_POINTS) SPEEDY_KILL_ROUNDS=$(SOAK_KILL_ROUNDS) \
+	SPEEDY_ORACLE_EXAMPLES=$(SOAK_ORACLE_EXAMPLES) SPEEDY_FAULT_STRIDE=1 \
+	$(BIN)/python -m pytest -s $(addprefix tests/native/test_,simulated.py kill.py oracle.py engine_c.py) $(ARGS)
 
 test-minimal: ## As root: `make serve` in a system that holds only git, make and python3 (RELEASE=bookworm or noble)
 	bash tests/packaging/minimal_system.sh serve $(RELEASE)

@@ -26,6 +26,12 @@
  * Every log and every batch of needles starts its appends on a 4 KiB boundary, so that a torn write cannot hit a sector
  * that holds something acknowledged. Validity of a needle and the reader's algorithm: src/needle.h and src/recovery.c.
  *
+ * READING THEM without this program: a volume is there if v<id>.dat is and MANIFEST does not call it replaced. Of its two
+ * superblocks the first valid one counts. Its chunks are the valid needles that are neither PAD nor named (fid and offset)
+ * in its delete log; checkpoints only save the scan. Of two copies of a fid the one in the volume with the higher id, and
+ * within a volume at the higher offset, counts: it was written over a damaged one. Nothing needs LOCK to be read.
+ * tests/native/oracle.py is such a reader.
+ *
  * THREADS. Every function may be called from any thread at any time, except engine_free, which must be the last call.
  * To a store belong its appenders (the only writers of volumes, options.appenders threads) and the keeper (checkpoints,
  * punching, sealing, preparing the next volume).

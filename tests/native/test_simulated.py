@@ -1,12 +1,13 @@
 """Power cuts and failing disks by the thousand, on a simulated disk (simulated/simulated_test.c says how).
 
 The environment makes them more, for soaks: ``SPEEDY_CRASH_POINTS`` different crashes, every ``SPEEDY_FAULT_STRIDE``-th
-call failing, ``SPEEDY_SEED``. A failure prints the command that shows it again.
+call failing and bit of filling zeros flipped, ``SPEEDY_SEED``. A failure prints the command that shows it again.
 """
 
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,9 @@ pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
 
 @pytest.fixture(scope="module")
 def simulated_test(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Builds the program with these flags."""
+    """Builds the program with these flags, once."""
 
+    @cache
     def make(name: str, *flags: str) -> Path:
         sources = [*sorted((TESTS / "simulated").glob("*.c")), TESTS / "shared.c"]
         return build(tmp_path_factory.mktemp("simulated") / name, sources, *flags)
@@ -52,3 +54,9 @@ def test_recovery_is_clean_under_the_sanitizers(simulated_test: Callable[..., Pa
 
 def test_no_failing_call_loses_or_invents_anything(simulated_test: Callable[..., Path], fast_directory: Path) -> None:
     print(run([simulated_test("plain", "-O2"), "faults", STRIDE, SEED, fast_directory], TIMEOUT_S))
+
+
+def test_each_flipped_bit_of_a_small_store_harms_one_chunk_at_most(
+    simulated_test: Callable[..., Path], fast_directory: Path
+) -> None:
+    print(run([simulated_test("plain", "-O2"), "flips", STRIDE, SEED, fast_directory], TIMEOUT_S))

@@ -1,8 +1,9 @@
 """A process to be killed: puts and deletes chunks from several threads and says on stdout what was acknowledged.
 
-Usage: python -m tests.native.writer DIRECTORY FIRST_FID. A line is written after the acknowledgement and in one write,
-so the reader's ledger never holds what was not acknowledged: ``put FID SHA256`` or ``delete FID``; ``deleting FID``
-comes before a delete.
+Usage: python -m tests.native.writer DIRECTORY. Each line of standard input is a FIRST_FID and starts a writer as a
+child, which is faster than a new interpreter; its process id is the first line that it writes. A line is written after
+the acknowledgement and in one write, so the reader's ledger never holds what was not acknowledged: ``put FID SHA256``
+or ``delete FID``; ``deleting FID`` comes before a delete. When the child has ended, ``ended STATUS`` is written.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import random
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from native.engine import Engine, EngineOptions, crc32c
 
@@ -22,8 +24,18 @@ def say(line: str) -> None:
 
 
 def main() -> None:
+    """One writer after the other, until the input ends."""
+    for line in sys.stdin:
+        child = os.fork()  # no thread has been started yet
+        if child == 0:
+            write(Path(sys.argv[1]), int(line))
+        _, status = os.waitpid(child, 0)
+        say(f"ended {status}")
+
+
+def write(directory: Path, first_fid: int) -> NoReturn:
     """Runs until killed."""
-    directory, first_fid = Path(sys.argv[1]), int(sys.argv[2])
+    say(str(os.getpid()))
     options = EngineOptions(
         cluster_id=CLUSTER_ID,
         volume_size_first=MIB,
@@ -39,7 +51,7 @@ def main() -> None:
         chance = random.Random(first_fid + thread)
         mine: list[int] = []
         for fid in range(first_fid + thread, first_fid + 1_000_000, 4):
-            payload = chance.randbytes(chance.choice([10, 3000, 4096, 50_000, 300_000]))
+            payload = chance.randbytes(chance.choice([10, 300, 3000, 4096, 4096, 20_000, 20_000, 300_000]))
             engine.put(fid, payload, crc32c(payload))
             say(f"put {fid} {hashlib.sha256(payload).hexdigest()}")
             mine.append(fid)
@@ -54,6 +66,7 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    raise AssertionError("nobody came to kill")
 
 
 if __name__ == "__main__":

@@ -262,15 +262,13 @@ void sim_disk_remove(struct sim_disk *disk, const char *name)
     names_remove(&disk->disk, name);
 }
 
-void sim_disk_flip(struct sim_disk *disk, const char *name, uint64_t chance)
+void sim_disk_flip(struct sim_disk *disk, const char *name, uint64_t bit)
 {
     uint8_t byte;
     uint32_t number = names_find(&disk->cache, name);
     CHECK(number != NO_FILE);
     struct sim_file *file = &disk->files[number];
-    if (file->cache.size == 0)
-        return;
-    uint64_t bit = chance * 0x9e3779b97f4a7c15u % (8 * file->cache.size);
+    CHECK(bit / 8 < file->cache.size);
     image_read(&file->cache, bit / 8, &byte, 1);
     byte ^= (uint8_t)(1u << bit % 8);
     image_write(&file->cache, bit / 8, &byte, 1);

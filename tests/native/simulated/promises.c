@@ -111,8 +111,12 @@ static void damage_all(struct sim_disk *disk, const char *suffix, uint64_t chanc
 {
     struct names_wanted wanted = {.suffix = suffix, .count = 0};
     sim_disk_list(disk, want, &wanted);
-    for (size_t i = 0; i < wanted.count; i++)
-        sim_disk_flip(disk, wanted.names[i], chance + i);
+    for (size_t i = 0; i < wanted.count; i++) {
+        uint64_t size = 0;
+        CHECK(sim_disk_read(disk, wanted.names[i], 0, NULL, 0, &size));
+        if (size > 0)
+            sim_disk_flip(disk, wanted.names[i], (chance + i) * 0x9e3779b97f4a7c15u % (8 * size));
+    }
 }
 
 /* From the bytes alone: needles begin at the end of the one before or on the next block, without a gap in seq; behind the

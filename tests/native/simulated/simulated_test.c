@@ -4,6 +4,7 @@
  *   simulated_test crashes POINTS SEED DIRECTORY   at least so many different crashes over all workloads, every position of
  *                                                  every record among them; records go to DIRECTORY while they are used
  *   simulated_test faults STRIDE SEED DIRECTORY    each kind of fault at every STRIDE-th call of each workload
+ *   simulated_test flips STRIDE SEED DIRECTORY     each single bit of a small store flipped (flips.h)
  *   simulated_test crash WORKLOAD SEED POSITION CUT [POSITION CUT]   one of the crashes again, the second pair being a cut
  *                                                  during the recovery from the first; WORKLOAD may be a saved record
  *   simulated_test fault WORKLOAD SEED KIND CALL   one of the faults again
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "engine_test.h"
+#include "flips.h"
 #include "promises.h"
 
 #define POINT_TIMEOUT_S 120 /* I3: nothing here takes a second, but the machine may be busy */
@@ -306,6 +308,8 @@ int main(int count, char **arguments)
         run_crashes(&contents, first, seed, arguments[4]);
     else if (strcmp(arguments[1], "faults") == 0 && first > 0)
         run_faults(&contents, first, seed);
+    else if (strcmp(arguments[1], "flips") == 0 && first > 0)
+        printf("%" PRIu64 " flips\n", flips_check(&contents, first, again, sizeof again));
     else if (strcmp(arguments[1], "crash") == 0 && count >= 6)
         repeat_crash(&contents, count, arguments);
     else if (strcmp(arguments[1], "fault") == 0 && count >= 6 && workload_named(arguments[2]) != NULL)
