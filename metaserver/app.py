@@ -190,9 +190,8 @@ def _add_manifests(app: Flask, store: Catalogue) -> None:
     @app.post("/v1/manifests")
     def put_manifest() -> Response:
         wanted = _body(msg.PutManifest)
-        return _value(
-            msg.ManifestAnswer.of(store.put_manifest(wanted.repository, wanted.manifest(), list(wanted.tags)))
-        )
+        manifest = store.put_manifest(wanted.repository, wanted.manifest(), list(wanted.tags), wanted.conditions)
+        return _value(msg.ManifestAnswer.of(manifest))
 
     @app.get("/v1/manifests")
     def manifest() -> Response:

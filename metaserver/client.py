@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metaserver import messages as msg
-from metaserver.interface import Blob, FileInfo, Fragment, Manifest, ManifestPage, NewManifest, Page, Upload
+from metaserver.interface import Blob, Condition, FileInfo, Fragment, Manifest, ManifestPage, NewManifest, Page, Upload
 from wire.auth import ClusterKey
 from wire.errors import BadRequest, SpeedyError, Unavailable
 from wire.http import ServiceClient
@@ -159,8 +159,10 @@ class HttpMetaStore:
 
     # -- manifests and tags -------------------------------------------------------------------------------------------
 
-    def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> Manifest:
-        answer = self._post("/v1/manifests", to_json(msg.PutManifest.of(repository, manifest, tags)))
+    def put_manifest(
+        self, repository: str, manifest: NewManifest, tags: Sequence[str], conditions: Sequence[Condition] = ()
+    ) -> Manifest:
+        answer = self._post("/v1/manifests", to_json(msg.PutManifest.of(repository, manifest, tags, conditions)))
         return from_json(msg.ManifestAnswer, answer).manifest()
 
     def manifest(self, repository: str, reference: str) -> Manifest:

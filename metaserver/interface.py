@@ -106,6 +106,20 @@ class NewManifest:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """What a change depends on: that `reference` (tag or digest) leads to one of `digests` (None: to anything), or,
+    with `expected` False, that it does not."""
+
+    reference: str
+    digests: tuple[str, ...] | None
+    expected: bool
+
+    def is_met(self, found: str | None) -> bool:
+        """`found` is the digest that the reference leads to, None where it leads nowhere."""
+        return (found is not None and (self.digests is None or found in self.digests)) == self.expected
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A slice of a sorted list; `more` tells whether entries follow the last one."""
 
@@ -236,11 +250,15 @@ class Catalogue(Protocol):
         ...
 
     # -- manifests and tags -------------------------------------------------------------------------------------------
-    def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> Manifest:
+    def put_manifest(
+        self, repository: str, manifest: NewManifest, tags: Sequence[str], conditions: Sequence[Condition] = ()
+    ) -> Manifest:
         """Store the manifest and point `tags` at it, all or nothing. Harmless to repeat. As with blobs, new bytes take
-        the place of those that were stored before.
+        the place of those that were stored before. `conditions` are looked at in the same transaction; one whose
+        reference leads to this manifest already counts as met, so that a repetition finds what the first one did.
 
-        Raises ReferencesMissing (details: digests), and then the given fragments' chunks become dead too.
+        Raises ReferencesMissing (details: digests) and ConditionFailed, and then the given fragments' chunks become
+        dead too.
         """
         ...
 

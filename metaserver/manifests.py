@@ -14,13 +14,14 @@ from metaserver import models as m
 from metaserver.checks import LIST_MAX, NAME_BYTES_MAX, check_digest, check_fragments, check_name
 from metaserver.content import MANIFESTS, Stored
 from metaserver.fragment_rows import IN_MAX
-from metaserver.interface import Manifest, ManifestPage, NewManifest
+from metaserver.interface import Condition, Manifest, ManifestPage, NewManifest
 from metaserver.transactions import Transactions
-from wire.errors import BadRequest, ManifestUnknown, ReferencesMissing
+from wire.errors import BadRequest, ConditionFailed, ManifestUnknown, ReferencesMissing
 
 ANNOTATIONS_BYTES_MAX = 4 << 20
 REFERENCES_MAX = 10_000
 TAGS_MAX = 100
+CONDITIONS_MAX = 10
 
 _links = m.repository_manifests
 _SELECT = select(
@@ -67,6 +68,15 @@ _INSERT_REFERENCES = {
     "sqlite": sqlite.insert(m.manifest_references).on_conflict_do_nothing(),
 }
 _DELETE_REFERENCES = delete(m.manifest_references).where(m.manifest_references.c.manifest == bindparam("of_digest"))
+_LINKED = select(_links.c.digest).where(
+    _links.c.repository == bindparam("of_repository"), _links.c.digest == bindparam("of_digest")
+)
+# Locked: deleting a tag locks nothing else.
+_TAGGED = (
+    select(m.tags.c.digest)
+    .where(m.tags.c.repository == bindparam("of_repository"), m.tags.c.tag == bindparam("of_tag"))
+    .with_for_update()
+)
 _DELETE_LINK = delete(_links).where(
     _links.c.repository == bindparam("of_repository"), _links.c.digest == bindparam("of_digest")
 )
@@ -96,19 +106,31 @@ _PUT_TAG = {
 
 
 class Manifests(Transactions):
-    def put_manifest(self, repository: str, manifest: NewManifest, tags: Sequence[str]) -> Manifest:
+    def put_manifest(
+        self, repository: str, manifest: NewManifest, tags: Sequence[str], conditions: Sequence[Condition] = ()
+    ) -> Manifest:
         _check_manifest(repository, manifest, tags)
+        _check_conditions(conditions)
 
-        def put(connection: Connection) -> Manifest | list[str]:
+        def put(connection: Connection) -> Manifest | list[str] | Condition:
             # A repository that is not there has nothing, and a refused manifest must not make it. What one that is made
-            # just now has is not looked at: without its lock, it could be gone again before the commit.
-            there = repository_rows.share(connection, repository)
+            # just now has is not looked at: without its lock, it could be gone again before the commit. With conditions
+            # nobody else may push meanwhile: what a reference does not lead to has no row to lock.
+            take = repository_rows.lock if conditions else repository_rows.share
+            there = take(connection, repository)
             missing = _missing(connection, repository, manifest) if there else _required(manifest)
             if missing:
                 fragment_rows.kill(connection, manifest.fragments)
                 return missing
-            if not there:
+            unmet = _unmet(connection, repository, manifest.digest, conditions)
+            if unmet is None and not there:
                 repository_rows.keep(connection, repository)
+                if conditions:
+                    repository_rows.lock(connection, repository)
+                    unmet = _unmet(connection, repository, manifest.digest, conditions)
+            if unmet is not None:
+                fragment_rows.kill(connection, manifest.fragments)
+                return unmet
             stored = MANIFESTS.put_fragments(connection, manifest.digest, manifest.fragments, manifest.size)
             _put_references(connection, manifest)
             _put_link(connection, repository, manifest)
@@ -119,6 +141,8 @@ class Manifests(Transactions):
         if isinstance(result, Manifest):
             return result
         # Only now: that the chunks are dead had to be committed.
+        if isinstance(result, Condition):
+            raise ConditionFailed(f"{result.reference} of {repository} is not what the request makes it depend on")
         message = f"{repository} does not have {', '.join(result[:10])}"
         raise ReferencesMissing(message, digests=result)
 
@@ -186,6 +210,17 @@ class Manifests(Transactions):
             return ManifestPage(tuple(_from_row(row) for row in rows), more=len(found) > count)
 
         return self._read(list_referrers)
+
+
+def _unmet(connection: Connection, repository: str, digest: str, conditions: Sequence[Condition]) -> Condition | None:
+    """The first of the conditions that is not met, nor by `digest` having been put already."""
+    for condition in conditions:
+        by_digest = ":" in condition.reference
+        parameters = {"of_repository": repository, "of_digest" if by_digest else "of_tag": condition.reference}
+        found: str | None = connection.execute(_LINKED if by_digest else _TAGGED, parameters).scalar()
+        if found != digest and not condition.is_met(found):
+            return condition
+    return None
 
 
 def _missing(connection: Connection, repository: str, manifest: NewManifest) -> list[str]:
@@ -276,6 +311,13 @@ def _from_row(row: m.SqlRow) -> Manifest:
         artifact_type=row.artifact_type,
         annotations=json.loads(row.annotations),
     )
+
+
+def _check_conditions(conditions: Sequence[Condition]) -> None:
+    if len(conditions) > CONDITIONS_MAX:
+        raise BadRequest(f"{len(conditions)} conditions; at most {CONDITIONS_MAX} are allowed")
+    for condition in conditions:
+        check_name("the reference", condition.reference)
 
 
 def _check_manifest(repository: str, manifest: NewManifest, tags: Sequence[str]) -> None:

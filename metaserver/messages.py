@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from metaserver.interface import Fragment, Manifest, ManifestPage, NewManifest
+from metaserver.interface import Condition, Fragment, Manifest, ManifestPage, NewManifest
 
 FragmentRows = tuple[tuple[int, int, int, int, int], ...]
 Pairs = tuple[tuple[str, str], ...]
@@ -143,6 +143,7 @@ class PutManifest:
     blobs: tuple[str, ...]
     manifests: tuple[str, ...]
     optional: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
 
     def manifest(self) -> NewManifest:
         return NewManifest(
@@ -159,7 +160,9 @@ class PutManifest:
         )
 
     @classmethod
-    def of(cls, repository: str, manifest: NewManifest, tags: Sequence[str]) -> PutManifest:
+    def of(
+        cls, repository: str, manifest: NewManifest, tags: Sequence[str], conditions: Sequence[Condition]
+    ) -> PutManifest:
         return cls(
             repository=repository,
             tags=tuple(tags),
@@ -173,6 +176,7 @@ class PutManifest:
             blobs=tuple(manifest.blobs),
             manifests=tuple(manifest.manifests),
             optional=tuple(manifest.optional),
+            conditions=tuple(conditions),
         )
 
 

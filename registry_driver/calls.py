@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from werkzeug.wrappers import Request, Response
 
+from metaserver.interface import Condition
 from registry_driver.oci_errors import QueryInvalid
 from wire.body import RequestBody
 
@@ -44,7 +45,27 @@ def not_modified(call: Call, etag: str) -> bool:
     given = call.request.headers.get("If-None-Match")
     if given is None:
         return False
-    return given.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in given.split(","))
+    return given.strip() == "*" or etag in _etags(given, weak=True)
+
+
+def conditions(call: Call) -> tuple[Condition, ...]:
+    """What If-Match and If-None-Match make a change of `call.reference` depend on (RFC 9110, 13.1)."""
+    found: list[Condition] = []
+    for header, expected in (("If-Match", True), ("If-None-Match", False)):
+        given = call.request.headers.get(header)
+        if given is not None:
+            digests = (
+                None if given.strip() == "*" else tuple(tag.strip('"') for tag in _etags(given, weak=not expected))
+            )
+            found.append(Condition(call.reference, digests, expected))
+    return tuple(found)
+
+
+def _etags(header: str, *, weak: bool) -> Iterator[str]:
+    """The entity tags of a list, with their quotes. If-Match compares strongly: a weak one matches nothing there."""
+    for tag in header.split(","):
+        stripped = tag.strip()
+        yield stripped.removeprefix("W/") if weak else stripped
 
 
 def page_query(call: Call, limit_max: int) -> tuple[str, int]:

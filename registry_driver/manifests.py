@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from werkzeug.wrappers import Response
 
-from registry_driver.calls import Call, answer, head_answer, not_modified
+from registry_driver.calls import Call, answer, conditions, head_answer, not_modified
 from registry_driver.names import TagInvalid, check_digest, check_tag, is_digest, printable
 from registry_driver.oci_errors import TooManyTags
 from registry_driver.registry import Registry
@@ -29,7 +29,8 @@ def get_manifest(registry: Registry, call: Call) -> Response:
 
 
 def put_manifest(registry: Registry, call: Call) -> Response:
-    """Store a manifest under its digest and point the reference, and every ?tag=, at it."""
+    """Store a manifest under its digest and point the reference, and every ?tag=, at it. What If-Match and
+    If-None-Match say is of the reference in the path."""
     digest: str | None = None
     tags = [check_tag(tag) for tag in call.request.args.getlist("tag")]
     if len(tags) > TAGS_MAX:
@@ -42,7 +43,12 @@ def put_manifest(registry: Registry, call: Call) -> Response:
     assert call.body is not None, "PUT carries a body"
     body = call.body.read_all(registry.limits.manifest_bytes_max)
     manifest, document = registry.put_manifest(
-        call.repository, body, call.request.headers.get("Content-Type", ""), digest=digest, tags=tuple(pointed)
+        call.repository,
+        body,
+        call.request.headers.get("Content-Type", ""),
+        digest=digest,
+        tags=tuple(pointed),
+        conditions=conditions(call),
     )
     headers = {"Location": manifest_path(call.repository, manifest.digest), "Docker-Content-Digest": manifest.digest}
     if document.subject is not None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from metaserver.interface import Blob, Fragment, Manifest, ManifestPage, MetaStore, NewManifest, Page, Upload
+from metaserver.interface import Blob, Condition, Fragment, Manifest, ManifestPage, MetaStore, NewManifest, Page, Upload
 from native.engine import Digest
 from registry_driver.caches import WeighedCache
 from registry_driver.driver import ByteSource, StorageDriver, WriteProgress
@@ -196,11 +196,20 @@ class Registry:
 
     # -- manifests and tags -------------------------------------------------------------------------------------------
     def put_manifest(
-        self, repository: str, body: bytes, content_type: str, *, digest: str | None, tags: Sequence[str]
+        self,
+        repository: str,
+        body: bytes,
+        content_type: str,
+        *,
+        digest: str | None,
+        tags: Sequence[str],
+        conditions: Sequence[Condition] = (),
     ) -> tuple[Manifest, ManifestDocument]:
-        """Store a manifest under its digest (sha256 unless `digest` is of another algorithm) and point `tags` at it.
+        """Store a manifest under its digest (sha256 unless `digest` is of another algorithm) and point `tags` at it, if
+        `conditions` are met.
 
-        Raises PayloadTooLarge, ManifestInvalid, DigestMismatch (the content does not have `digest`), ReferencesMissing.
+        Raises PayloadTooLarge, ManifestInvalid, DigestMismatch (the content does not have `digest`), ReferencesMissing,
+        ConditionFailed.
         """
         if len(body) > self.limits.manifest_bytes_max:
             raise PayloadTooLarge(f"a manifest may have {self.limits.manifest_bytes_max} bytes")
@@ -226,6 +235,7 @@ class Registry:
                 optional=document.optional,
             ),
             tags,
+            conditions,
         )
         self._manifest_bytes.put(manifest.digest, body)
         return manifest, document

@@ -15,7 +15,8 @@
     │   ├── FileExists
     │   ├── UploadConflict        the upload's offset is not the expected one (carries the real one)
     │   ├── FidRangeClosed        a fragment's fid lies in a range that was closed
-    │   └── ReferencesMissing     a manifest names content that the repository does not have (carries it)
+    │   ├── ReferencesMissing     a manifest names content that the repository does not have (carries it)
+    │   └── ConditionFailed 412   what the caller made the change depend on is not so
     ├── PayloadTooLarge 413
     ├── RangeNotSatisfiable 416
     ├── Overloaded 503            try again; carries retry_after_s
@@ -149,6 +150,11 @@ class ReferencesMissing(Conflict):
     @property
     def digests(self) -> list[str]:
         return [str(d) for d in self.details.get("digests", [])]
+
+
+class ConditionFailed(Conflict):
+    code = "condition_failed"
+    status = 412
 
 
 class PayloadTooLarge(SpeedyError):

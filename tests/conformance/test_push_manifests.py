@@ -160,6 +160,19 @@ def test_pushing_manifests_with_subject_is_told(api: Api, repository: str, algor
     assert api.put_manifest(repository, "plain", encoded(api.config(repository))).headers["OCI-Subject"] is None
 
 
+def test_referrers_tag_schema_is_kept_by_conditional_pushes(api: Api, repository: str) -> None:
+    tag = "sha256-" + "a" * 64
+    lists = [encoded(index(annotations={"n": str(n)})) for n in range(3)]
+    headers = {"Content-Type": OCI_INDEX}
+    path = manifest_path(repository, tag)
+    assert api.send("PUT", path, lists[0], headers | {"If-None-Match": "*"}).status == 201
+    assert api.send("PUT", path, lists[1], headers | {"If-None-Match": "*"}).status == 412
+    etag = str(api.send("GET", path).headers["ETag"])
+    assert api.send("PUT", path, lists[1], headers | {"If-Match": etag}).status == 201
+    assert api.send("PUT", path, lists[2], headers | {"If-Match": etag}).status == 412
+    assert api.send("GET", path).body == lists[1]
+
+
 def test_referrers_tag_schema_is_a_tag_like_others(api: Api, repository: str) -> None:
     subject = encoded(api.config(repository))
     referring, digest = api.referring(repository, subject, OCI_MANIFEST)

@@ -7,9 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from metaserver.interface import Manifest, ManifestPage, MetaStore
+from metaserver.interface import Condition, Manifest, ManifestPage, MetaStore
 from tests.metaserver.stores import MEDIA_TYPE, cut, dead_fids, digest_of, fids_of, new_manifest
-from wire.errors import BadRequest, BlobUnknown, Conflict, ManifestUnknown, ReferencesMissing, RepositoryUnknown
+from wire.errors import (
+    BadRequest,
+    BlobUnknown,
+    ConditionFailed,
+    Conflict,
+    ManifestUnknown,
+    ReferencesMissing,
+    RepositoryUnknown,
+)
 
 REPO = "team/app"
 LAYER = digest_of("layer")
@@ -35,6 +43,79 @@ def empty_store(meta_store: MetaStore) -> MetaStore:
 
 def put(store: MetaStore, text: str, *tags: str, repository: str = REPO, **values: object) -> Manifest:
     return store.put_manifest(repository, new_manifest(text, **values), tags)  # type: ignore[arg-type]
+
+
+# -- conditions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "case",  # digests and expected of the condition, what the tag leads to before, whether that meets it
+    [
+        (None, False, None, True),
+        (None, False, "old", False),
+        (None, True, None, False),
+        (None, True, "old", True),
+        (["old", "x"], True, "old", True),
+        (["old", "x"], True, "other", False),
+        (["old", "x"], True, None, False),
+        (["old", "x"], False, "old", False),
+        (["old", "x"], False, "other", True),
+        (["old", "x"], False, None, True),
+        (["no digest"], True, "old", False),
+        # what is put already is no reason to refuse a repetition
+        (None, False, "new", True),
+        (["old"], True, "new", True),
+    ],
+)
+@pytest.mark.parametrize("repository", [REPO, "new/one"])
+def test_a_manifest_is_put_where_its_condition_is_met_and_changes_nothing_where_not(
+    store: MetaStore, repository: str, case: tuple[list[str] | None, bool, str | None, bool]
+) -> None:
+    digests, expected, before, met = case
+    if before is not None:
+        put(store, before, "v1", repository=repository)
+    told = None if digests is None else tuple(digest_of(each) for each in digests)
+    new = new_manifest("new")
+    if met:
+        store.put_manifest(repository, new, ["v1", "v2"], [Condition("v1", told, expected)])
+        assert store.manifest(repository, "v1").digest == store.manifest(repository, "v2").digest == new.digest
+    else:
+        with pytest.raises(ConditionFailed):
+            store.put_manifest(repository, new, ["v1", "v2"], [Condition("v1", told, expected)])
+        for reference in ("v2", new.digest):
+            with pytest.raises(ManifestUnknown):
+                store.manifest(repository, reference)
+        if before is None:
+            assert (repository in store.repositories("").names) == (repository == REPO)
+        else:
+            assert store.manifest(repository, "v1").digest == digest_of(before)
+        assert dead_fids(store) == fids_of(new.fragments)
+
+
+def test_each_of_several_conditions_has_to_be_met(store: MetaStore) -> None:
+    put(store, "old", "v1")
+    met, unmet = Condition("v1", None, True), Condition(digest_of("old"), None, False)
+    for conditions in ([met, unmet], [unmet, met]):
+        with pytest.raises(ConditionFailed):
+            store.put_manifest(REPO, new_manifest("new"), ["v1"], conditions)
+    store.put_manifest(REPO, new_manifest("new"), ["v1"], [met, met])
+
+
+@pytest.mark.parametrize("repository", [REPO, "new/one"])
+def test_of_many_who_want_to_be_the_first_one_is(store: MetaStore, repository: str) -> None:
+    first = Condition("v1", None, False)
+
+    def put_first(number: int) -> bool:
+        try:
+            store.put_manifest(repository, new_manifest(f"m{number}"), ["v1"], [first])
+        except ConditionFailed:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(put_first, range(8)))
+    assert won.count(True) == 1
+    assert store.manifest(repository, "v1").digest == digest_of(f"m{won.index(True)}")
 
 
 # -- putting and getting ----------------------------------------------------------------------------------------------

@@ -12,12 +12,19 @@ import pytest
 from sqlalchemy import Connection, event, select, text
 
 from metaserver.core import LocalMetaStore
-from metaserver.interface import MetaStore
+from metaserver.interface import Condition, MetaStore
 from metaserver.models import dead_fragments
 from tests.metaserver.stores import Opened, cut, dead_fids, digest_of, fids_of, new_manifest
 from tests.wire.serving import wait_until
 from wire.database import create_engine, run_transaction
-from wire.errors import BlobUnknown, ManifestUnknown, ReferencesMissing, RepositoryUnknown, UploadConflict
+from wire.errors import (
+    BlobUnknown,
+    ConditionFailed,
+    ManifestUnknown,
+    ReferencesMissing,
+    RepositoryUnknown,
+    UploadConflict,
+)
 
 REPO = "team/app"
 BLOB = digest_of("blob")
@@ -116,6 +123,31 @@ def test_a_deletion_waits_for_the_manifest_that_names_the_blob(postgres_store: O
     )
     assert outcome.exception() is None
     assert store.manifest(REPO, "v1").size == 1
+
+
+def test_a_manifest_that_depends_on_a_tag_waits_for_its_deletion_and_is_refused(postgres_store: Opened) -> None:
+    store = postgres_store.store
+    store.put_manifest(REPO, new_manifest("old"), ["v1"])
+    outcome = meet(
+        postgres_store,
+        lambda other: other.delete_tag(REPO, "v1"),
+        lambda mine: mine.put_manifest(REPO, new_manifest("m"), ["v1"], [Condition("v1", (digest_of("old"),), True)]),
+    )
+    assert isinstance(outcome.exception(), ConditionFailed)
+    with pytest.raises(ManifestUnknown):
+        store.manifest(REPO, "v1")
+
+
+def test_a_manifest_that_depends_on_a_tag_waits_for_another_push_of_it_and_is_refused(postgres_store: Opened) -> None:
+    store = postgres_store.store
+    store.put_manifest(REPO, new_manifest("old"), [])
+    outcome = meet(
+        postgres_store,
+        lambda other: other.put_manifest(REPO, new_manifest("other"), ["v1"]),
+        lambda mine: mine.put_manifest(REPO, new_manifest("m"), ["v1"], [Condition("v1", None, False)]),
+    )
+    assert isinstance(outcome.exception(), ConditionFailed)
+    assert store.manifest(REPO, "v1").digest == digest_of("other")
 
 
 def test_a_mount_waits_for_the_deletion_of_the_last_link_and_is_refused(postgres_store: Opened) -> None:

@@ -42,6 +42,7 @@ CODES_OF_THE_SPECIFICATION = {
 }
 
 BLOB, MANIFEST, UPLOAD = "/v2/{name}/blobs/", "/v2/{name}/manifests/", "/v2/{name}/blobs/uploads/{upload}"
+EMPTY_INDEX = encoded({"schemaVersion": 2, "manifests": []})
 LISTED = encoded(image(b"?", layers=[]))  # its config is nowhere
 
 
@@ -113,10 +114,11 @@ ASKED: list[Asked] = [
     *_reads(MANIFEST + "{manifest}", 304, headers={"If-None-Match": "*"}),
     *_reads(MANIFEST + "sha256:0", 400, "DIGEST_INVALID"),
     *_reads(MANIFEST + "{tag}0", 404, "MANIFEST_UNKNOWN"),
-    Asked("PUT", MANIFEST + "v1", 201, "", encoded({"schemaVersion": 2, "manifests": []}), _JSON),
+    Asked("PUT", MANIFEST + "v1", 201, "", EMPTY_INDEX, _JSON),
     Asked("PUT", MANIFEST + sha256(b"?"), 400, "DIGEST_INVALID", LISTED),
     Asked("PUT", MANIFEST + "v1", 400, "MANIFEST_BLOB_UNKNOWN", LISTED),
     Asked("PUT", MANIFEST + "v1", 400, "MANIFEST_INVALID", b"{"),
+    Asked("PUT", MANIFEST + "{tag}", 412, "DENIED", EMPTY_INDEX, _JSON | {"If-None-Match": "*"}),
     Asked("PUT", MANIFEST + "v1", 413, "SIZE_INVALID", b" " * (4 * 1024 * 1024 + 1)),
     Asked("PUT", MANIFEST + "v1?" + "&".join(f"tag=v{n}" for n in range(65)), 414, "MANIFEST_INVALID", LISTED),
     Asked("DELETE", MANIFEST + "{manifest}", 202),

@@ -96,6 +96,39 @@ def test_one_bad_tag_among_many_changes_nothing(client: Client, repository: str)
     assert client.put_manifest(repository, f"{digest}?{many}", body).status == 414
 
 
+class TestConditions:
+    """If-Match and If-None-Match of a PUT are of the reference in the path."""
+
+    def put(self, client: Client, repository: str, reference: str, body: bytes, **headers: str) -> int:
+        named = {name.replace("_", "-"): value for name, value in headers.items()} | {"Content-Type": OCI_INDEX}
+        reply = client.send("PUT", path_of(repository, reference), body, named)
+        assert reply.status == 201 or (reply.status, reply.code()) == (412, "DENIED")
+        return reply.status
+
+    def test_a_tag_that_must_not_move(self, client: Client, repository: str) -> None:
+        first, second = encoded(index()), encoded(index(annotations={"n": "2"}))
+        assert self.put(client, repository, "v1", first, If_None_Match="*") == 201
+        assert self.put(client, repository, "v1", first, If_None_Match="*") == 201  # the answer was lost
+        assert self.put(client, repository, "v1?tag=v2", second, If_None_Match="*") == 412
+        assert client.send("GET", path_of(repository, "v1")).body == first
+        for absent in ("v2", sha256(second)):
+            assert client.send("GET", path_of(repository, absent)).status == 404
+
+    def test_a_tag_that_others_may_have_moved(self, client: Client, repository: str) -> None:
+        bodies = [encoded(index(annotations={"n": str(n)})) for n in range(4)]
+        tags = [f'"{sha256(body)}"' for body in bodies]
+        assert self.put(client, repository, "v1", bodies[0], If_Match="*") == 412
+        assert self.put(client, repository, "v1", bodies[0]) == 201
+        assert client.send("HEAD", path_of(repository, "v1")).headers["ETag"] == tags[0]
+        assert self.put(client, repository, "v1", bodies[1], If_Match=tags[0]) == 201
+        assert self.put(client, repository, "v1", bodies[2], If_Match=tags[0]) == 412
+        assert self.put(client, repository, "v1", bodies[2], If_Match=f"W/{tags[1]}") == 412  # strong comparison
+        assert self.put(client, repository, "v1", bodies[2], If_None_Match=f'"x", W/{tags[1]}') == 412
+        assert self.put(client, repository, "v1", bodies[2], If_Match="*", If_None_Match=tags[0]) == 201
+        assert self.put(client, repository, "v1", bodies[3], If_Match=f'"x" , {tags[2]}') == 201
+        assert client.send("GET", path_of(repository, "v1")).body == bodies[3]
+
+
 def test_sha512_manifests(client: Client, repository: str) -> None:
     body, _ = client.push_image(repository, "first")
     digest = "sha512:" + hashlib.sha512(body).hexdigest()
