@@ -156,6 +156,10 @@ def _options(given: dict[str, Any]) -> TransferOptions:
     username, reads_password = given.pop("username"), given.pop("password_stdin")
     if bool(username) != reads_password:
         raise click.UsageError("--username and --password-stdin belong together")
+    if not given["tls_verify"]:
+        import urllib3  # noqa: PLC0415
+
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it was asked for
     password = sys.stdin.read().rstrip("\r\n") if reads_password else ""
     names = {name: value for name, value in given.items() if name not in ("quiet", "as_json")}
     return TransferOptions(username=username or "", password=password, environment=dict(os.environ), **names)

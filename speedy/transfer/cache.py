@@ -84,6 +84,9 @@ class Cache:
             except BlockingIOError:
                 is_kept = False
             yield SavedSession(path, is_kept)
+            # Whoever opened it meanwhile has given up already; should two runs still meet, the registry refuses one.
+            if is_kept and not path.exists():
+                path.with_suffix(".lock").unlink(missing_ok=True)
         finally:
             os.close(lock)
 

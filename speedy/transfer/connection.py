@@ -18,7 +18,7 @@ from typing import Final, Protocol, Self
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError, SSLError
+from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 from urllib3.util import Timeout
 
 from speedy.transfer.content import PIECE_BYTES
@@ -295,18 +295,21 @@ def _port(scheme: str, port: int | None) -> int:
 
 def _reason(error: BaseException) -> str:
     """The innermost cause in words; the libraries' own texts hold object addresses."""
-    inner: BaseException = error
+    inner = error
     for _ in range(10):
-        wrapped = getattr(inner, "reason", None) or inner.__cause__
-        if isinstance(inner, ProtocolError) and len(inner.args) > 1:
-            wrapped = inner.args[1]
-        if not isinstance(wrapped, BaseException):
+        wrapped = (getattr(inner, "reason", None), inner.__cause__, *reversed(inner.args))
+        deeper = next((each for each in wrapped if isinstance(each, BaseException)), None)
+        if deeper is None:
             break
-        inner = wrapped
+        inner = deeper
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {inner.verify_message} (--ca FILE names others)"
+    if isinstance(inner, ssl.SSLError):
+        return f"TLS: {(inner.reason or 'error').lower().replace('_', ' ')}"
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror
     if isinstance(inner, TimeoutError) or "Timeout" in type(inner).__name__:
         return "no answer in time"
-    if "IncompleteRead" in type(inner).__name__ or "RemoteDisconnected" in type(inner).__name__:
+    if type(inner).__name__ in ("IncompleteRead", "RemoteDisconnected"):
         return "the connection ended too early"
     return type(inner).__name__

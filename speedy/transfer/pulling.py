@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from speedy.transfer.cache import Cache
 from speedy.transfer.closure import for_platform, gather
@@ -86,7 +87,7 @@ class Pull:
             self.outcome.add(how, download.bytes_received)
 
         run_all(
-            [lambda blob=blob, bar=bar: task(blob, bar) for blob, bar in waiting],  # type: ignore[misc]
+            [partial(task, blob, bar) for blob, bar in waiting],
             self._options.jobs,
             self._stop,
             self._progress.tell,
@@ -98,7 +99,7 @@ class Pull:
         while waiting:
             subject = waiting.pop()
             for descriptor in patiently(
-                lambda subject=subject: find_referrers(self._repository, subject),  # type: ignore[misc]
+                partial(find_referrers, self._repository, subject),
                 self._options.retries,
                 self._stop,
             ):

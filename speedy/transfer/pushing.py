@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from speedy.transfer.cache import Cache
 from speedy.transfer.closure import Closure, for_platform, gather
@@ -75,7 +76,7 @@ class Push:
             self.outcome.add(how, sent)
 
         run_all(
-            [lambda blob=blob, bar=bar: task(blob, bar) for blob, bar in waiting],  # type: ignore[misc]
+            [partial(task, blob, bar) for blob, bar in waiting],
             self._options.jobs,
             self._stop,
             self._progress.tell,

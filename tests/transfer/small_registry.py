@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import ssl
 import threading
 import uuid
 from collections.abc import Callable
@@ -52,7 +53,9 @@ class Content:
 class SmallRegistry:
     """All repositories are one."""
 
-    def __init__(self, habits: Habits | None = None, content: Content | None = None) -> None:
+    def __init__(
+        self, habits: Habits | None = None, content: Content | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.habits = habits or Habits()
         self.content = content or Content()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
@@ -69,6 +72,8 @@ class SmallRegistry:
         Handler.registry = registry
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -187,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _session(self, status: int, path: str, size: int, **headers: str) -> None:
         # Absolute, and with a query, as some are.
-        location = f"http://{self.registry.address}{path}?state=1"
+        location = f"http://{self.headers['Host']}{path}?state=1"
         self._answer(status, Location=location, Range=f"0-{max(0, size - 1)}", **headers)
 
     def _blob(self, digest: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -140,6 +141,26 @@ def test_a_push_goes_on_by_itself_when_connections_and_the_registry_are_lost_in_
     again = 2 * _PIECE if registry.name == "speedy" else sent
     assert proxy.up < _size(huge) + again + _BESIDE
     assert "trying again" in said
+    _holds(huge, registry.address, repository)
+
+
+def test_ctrl_c_lets_the_piece_on_its_way_arrive_and_the_next_run_sends_nothing_again(
+    client: Client, registry: Registry, proxy: Proxy, huge: Index
+) -> None:
+    repository = uuid.uuid4().hex
+    proxy.hold(up_bytes=72 << 20)
+    process = client.start(*_push(huge, proxy, repository))
+    assert proxy.held.wait(_WAIT_S), process.poll()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    while "Ctrl-C again ends at once" not in (line := process.stdout.readline()):
+        assert line, "it ended without a word"
+    proxy.go_on()
+    said, _ = process.communicate(timeout=_WAIT_S)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said
+    client.run(*_push(huge, proxy, repository))
+    assert proxy.up < _size(huge) + _BESIDE
     _holds(huge, registry.address, repository)
 
 

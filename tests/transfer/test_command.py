@@ -1,0 +1,96 @@
+"""The command line itself: what it refuses, what it prints, and several of it at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clients.images import Index, layout_blobs
+from tests.transfer.conftest import Client
+from tests.transfer.small_registry import Content, SmallRegistry, digest_of
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["push", "/none/such", "localhost:1/a"], "no such file or directory"),
+        (["push", "oci:/none/such", "localhost:1/Upper"], "not the name of a repository"),
+        (["push", "oci:x", "localhost:1/a", "--piece", "1"], "a number of bytes"),
+        (["push", "oci:x", "localhost:1/a", "--username", "ann"], "belong together"),
+        (["pull", "localhost:1/a"], "Missing argument"),
+        (["pull", "localhost:1/a", "x", "--jobs", "0"], "jobs"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(client: Client, arguments: list[str], says: str) -> None:
+    done = client.run(*arguments, code=2)
+    assert says in done.stderr
+    assert not client.cache.exists()
+
+
+def test_what_is_not_there_ends_with_1_and_says_so(client: Client, platforms: Index, tmp_path: Path) -> None:
+    assert "no index.json" in client.run("push", f"oci:{tmp_path}", "localhost:1/a", code=1).stderr
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter").write_text("mine")
+    with SmallRegistry() as registry:
+        done = client.run("pull", f"{registry.address}/a:v1", tmp_path / "layout", code=1)
+        assert "404" in done.stderr
+        client.run("push", platforms.layout, f"{registry.address}/a:v1")
+        done = client.run("pull", f"{registry.address}/a:v1", tmp_path / "full", code=1)
+        assert "neither empty nor an OCI layout" in done.stderr
+        assert "has nothing named v9" in client.run(
+            "push", f"{platforms.layout}:v9", f"{registry.address}/a:v1", code=1
+        ).stderr  # fmt: skip
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter"]
+    done = client.run("push", platforms.layout, f"{registry.address}/a:v1", "--retries", "0", code=1)
+    assert "refused" in done.stderr
+
+
+def test_json_is_one_object_per_line_also_for_an_error(client: Client, platforms: Index) -> None:
+    with SmallRegistry() as registry:
+        done = client.run("push", platforms.layout, f"{registry.address}/a:v1", "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {event["event"] for event in events} == {"blob", "done", "result"}
+    assert events[-1]["digest"] == platforms.digest
+    done = client.run("push", platforms.layout, f"{registry.address}/a:v1", "--json", "--retries", "0", code=1)
+    assert json.loads(done.stdout.splitlines()[-1])["event"] == "error"
+
+
+def test_quiet_says_the_digest_and_nothing_else(client: Client, platforms: Index) -> None:
+    with SmallRegistry() as registry:
+        done = client.run("push", platforms.layout, f"{registry.address}/a:v1", "--quiet")
+    assert (done.stdout, done.stderr) == (f"{platforms.digest}\n", "")
+
+
+def test_several_runs_at_once_share_a_layout(client: Client, platforms: Index, tmp_path: Path) -> None:
+    with SmallRegistry() as registry:
+        client.run("push", platforms.layout, f"{registry.address}/a:v1", "--quiet")
+        content = registry.content
+        tags = [f"t{number}" for number in range(4)]
+        content.manifests |= dict.fromkeys(tags, content.manifests["v1"])
+        runs = [client.start("pull", f"{registry.address}/a:{tag}", tmp_path / "layout", "--quiet") for tag in tags]
+        for run in runs:
+            said, _ = run.communicate(timeout=120)
+            assert run.returncode == 0, said
+    assert layout_blobs(tmp_path / "layout") == layout_blobs(platforms.layout)
+    named = json.loads((tmp_path / "layout" / "index.json").read_text())["manifests"]
+    assert sorted(entry["annotations"]["org.opencontainers.image.ref.name"] for entry in named) == tags
+    assert sorted(path.name for path in (tmp_path / "layout").iterdir()) == ["blobs", "index.json", "oci-layout"]
+
+
+@pytest.mark.parametrize("digest", ["sha256:../../../x", "sha256:", "md5:0", f"sha256:{'A' * 64}", 7])
+def test_a_digest_that_is_none_makes_no_file(client: Client, tmp_path: Path, digest: object) -> None:
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": 1},
+        "layers": [],
+    }
+    content = json.dumps(manifest).encode()
+    stored = Content(manifests={"v1": (str(manifest["mediaType"]), content)})
+    with SmallRegistry(content=stored) as registry:
+        done = client.run("pull", f"{registry.address}/a:v1", tmp_path / "layout", code=1)
+    assert digest_of(content) in done.stderr or "not a digest" in done.stderr
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.is_relative_to(tmp_path / "layout")]
+    assert layout_blobs(tmp_path / "layout") == set()
