@@ -15,6 +15,7 @@ GET  /v1/tags                      Page               POST /v1/manifests/delete 
 POST /v1/tags/delete               204                GET  /v1/referrers          ManifestPageAnswer
 GET  /v1/repositories              Page               POST /v1/blobs/damaged      204
 GET  /v1/check                     204                POST /v1/uploads/expire     {"upload_id"}
+POST /v1/files/give-up             204
 """
 
 from __future__ import annotations
@@ -99,6 +100,11 @@ def _add_files(app: Flask, store: FileStore) -> None:
     @app.get("/v1/files/fragments")
     def fragments() -> Response:
         return jsonify(fragments=msg.to_rows(store.fragments(_number("file_id"))))
+
+    @app.post("/v1/files/give-up")
+    def give_up_fragments() -> Response:
+        store.give_up_fragments(msg.from_rows(_body(msg.GiveUpFragments).fragments))
+        return _done()
 
     @app.get("/v1/dead-fragments")
     def dead_fragments() -> Response:

@@ -91,6 +91,9 @@ class HttpMetaStore:
     def abandon_file(self, file_id: int) -> bool:
         return bool(self._post("/v1/files/abandon", {"file_id": file_id})["deleted"])
 
+    def give_up_fragments(self, fragments: Sequence[Fragment]) -> None:
+        self._post("/v1/files/give-up", {"fragments": msg.to_rows(fragments)})
+
     def dead_fragments(self, min_age_s: float, limit: int = 1000) -> list[Fragment]:
         answer = self._get("/v1/dead-fragments", min_age_s=min_age_s, limit=limit)
         return list(msg.from_rows(answer["fragments"]))

@@ -190,6 +190,11 @@ class Files(Transactions):
 
         return self._write(abandon)
 
+    def give_up_fragments(self, fragments: Sequence[Fragment]) -> None:
+        check_fragments(fragments, fragments[0].offset if fragments else 0)
+        if fragments:
+            self._write(lambda connection: fragment_rows.kill(connection, fragments))
+
     def dead_fragments(self, min_age_s: float, limit: int = 1000) -> list[Fragment]:
         check_limit(limit)
         return self._read(lambda connection: fragment_rows.dead_since(connection, min_age_s, limit))

@@ -170,6 +170,11 @@ class FileStore(Protocol):
         """Remove an open file; its chunks become dead. True if it was there."""
         ...
 
+    def give_up_fragments(self, fragments: Sequence[Fragment]) -> None:
+        """The chunks of these fragments were stored for nothing: they become dead, save those that a file has. So it
+        may follow a request of which nobody knows whether it recorded them."""
+        ...
+
     def dead_fragments(self, min_age_s: float, limit: int = 1000) -> list[Fragment]:
         """Fragments that belong to no file any more since at least `min_age_s`, oldest first: their chunks may be
         deleted."""

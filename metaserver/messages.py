@@ -53,6 +53,11 @@ class DeleteFile:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUpFragments:
+    fragments: FragmentRows
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetFragments:
     fids: tuple[int, ...]
 

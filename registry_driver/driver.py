@@ -59,7 +59,8 @@ class StorageDriver(Protocol):
 
         When the source or a chunk fails, waits (bounded) for chunks in flight, calls `record` with what is
         contiguously durable, and raises the error. When `record` raises, its error is raised and nothing further is
-        recorded; chunks that no record named stay for the sweeper.
+        recorded. Chunks that were never given to `record` are deleted (in the background, best effort); those that it
+        was given belong to it, whatever it raised.
         """
         ...
 

@@ -3,16 +3,36 @@ from."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from typing import Final
 from uuid import uuid4
 
-from metaserver.interface import Catalogue, Fragment, Upload
+from metaserver.interface import Fragment, MetaStore, Upload
 from registry_driver.driver import WriteProgress
+from wire.errors import SpeedyError, UploadConflict, UploadUnknown
+
+_log = logging.getLogger("speedy.registry")
+
+#: what the MetaStore says when somebody else advanced or ended the session: these fragments are not recorded, but for
+#: a call that was repeated after its answer was lost
+LOST_RACE: Final = (UploadConflict, UploadUnknown)
+
+
+def give_up(meta: MetaStore, fragments: Sequence[Fragment]) -> None:
+    """Fragments that lost a race will not be recorded. The MetaStore spares those that are all the same."""
+    if not fragments:
+        return
+    try:
+        meta.give_up_fragments(fragments)
+    except SpeedyError as exc:
+        _log.warning("chunks that nobody needs stay behind", extra={"chunks": len(fragments), "error": str(exc)})
 
 
 class SessionRecorder:
     """Records progress in an upload's row. `offset` is what the row holds."""
 
-    def __init__(self, meta: Catalogue, upload: Upload) -> None:
+    def __init__(self, meta: MetaStore, upload: Upload) -> None:
         self._meta = meta
         self._upload = upload
         self.offset = upload.offset
@@ -22,9 +42,13 @@ class SessionRecorder:
         if not progress.fragments:
             return
         upload = self._upload
-        self._meta.advance_upload(
-            upload.repository, upload.upload_id, self.offset, progress.fragments, progress.digest_state
-        )
+        try:
+            self._meta.advance_upload(
+                upload.repository, upload.upload_id, self.offset, progress.fragments, progress.digest_state
+            )
+        except LOST_RACE:
+            give_up(self._meta, progress.fragments)
+            raise
         self.offset = progress.offset
 
 
@@ -36,7 +60,7 @@ class LateSession:
     keep its chunks from being swept as unnamed, and free them when this process dies.
     """
 
-    def __init__(self, meta: Catalogue, repository: str, empty_state: bytes) -> None:
+    def __init__(self, meta: MetaStore, repository: str, empty_state: bytes) -> None:
         self._meta = meta
         self._repository = repository
         self._empty_state = empty_state

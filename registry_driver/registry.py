@@ -25,7 +25,7 @@ from registry_driver.caches import WeighedCache
 from registry_driver.driver import ByteSource, StorageDriver, WriteProgress
 from registry_driver.manifest_document import ManifestDocument, parse_manifest
 from registry_driver.names import DigestInvalid, algorithm_of, is_digest
-from registry_driver.recording import BytesSource, Collected, LateSession, SessionRecorder
+from registry_driver.recording import LOST_RACE, BytesSource, Collected, LateSession, SessionRecorder, give_up
 from registry_driver.stored_files import ByteStream, StoredFiles
 from wire.errors import (
     BadRequest,
@@ -140,7 +140,7 @@ class Registry:
             self._cancel_quietly(repository, upload_id)
             self._discard(last.fragments)
             raise _mismatch(digest, state)
-        return self._meta.finish_upload(repository, upload_id, recorder.offset, last.fragments, digest)
+        return self._finish(repository, upload_id, recorder.offset, last.fragments, digest)
 
     def cancel_upload(self, repository: str, upload_id: str) -> None:
         """Raises UploadUnknown."""
@@ -163,7 +163,7 @@ class Registry:
             raise _mismatch(digest, state)
         if session.upload_id is None:
             return self._meta.put_blob(repository, digest, last.fragments)
-        return self._meta.finish_upload(repository, session.upload_id, session.offset, last.fragments, digest)
+        return self._finish(repository, session.upload_id, session.offset, last.fragments, digest)
 
     # -- blobs --------------------------------------------------------------------------------------------------------
     def mount(self, repository: str, digest: str, source: str | None) -> Blob | None:
@@ -320,6 +320,13 @@ class Registry:
         if upload.fragments >= self.limits.upload_fragments_max:
             raise UploadInvalid(f"the upload is made of {upload.fragments} pieces already; send larger ones")
         return upload
+
+    def _finish(self, repository: str, upload_id: str, offset: int, fragments: Sequence[Fragment], digest: str) -> Blob:
+        try:
+            return self._meta.finish_upload(repository, upload_id, offset, fragments, digest)
+        except LOST_RACE:
+            give_up(self._meta, fragments)
+            raise
 
     def _blob_instead_of_upload(self, repository: str, upload_id: str, digest: str) -> Blob:
         try:

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from registry_driver.driver import ByteSource, WriteProgress
 from registry_driver.hashing import HashLane
 from wire.buffers import BufferPool
 from wire.context import run_in_context
-from wire.errors import BodyTimeout, DeadlineExceeded, TruncatedBody, Unavailable
+from wire.errors import BodyTimeout, DeadlineExceeded, SpeedyError, TruncatedBody, Unavailable
 
 if TYPE_CHECKING:
     from registry_driver.chunked import DriverLimits
@@ -116,6 +117,7 @@ class StreamWriter:
                     self._record_pending()
             raise
         finally:
+            self._delete_rest()
             self._source_error = None  # it refers to this frame: no cycle may keep the buffers' views alive
         self._collect()
         assert not self._in_flight
@@ -280,6 +282,22 @@ class StreamWriter:
                     log.warning("%d chunks are still in flight after their stream failed", self._unfinished)
                     return
                 self._changed.wait(left_s)
+
+    def _delete_rest(self) -> None:
+        """Chunks that were stored behind what failed were never offered to be recorded: no row names them, and none
+        will. Deleted beside, because whoever waits for the error must not wait for a sick ChunkServer once more; what
+        stays behind all the same is the sweeper's."""
+        with self._changed:
+            refs = [chunk.ref for chunk in self._in_flight if chunk.ref is not None]
+        if refs:
+            with suppress(RuntimeError):  # the driver is closing
+                self._executor.submit(run_in_context(self._delete), refs)
+
+    def _delete(self, refs: list[ChunkRef]) -> None:
+        try:
+            self._images.delete_chunks(refs)
+        except SpeedyError as error:
+            log.warning("%d chunks of a stream that failed could not be deleted: %s", len(refs), error)
 
     def _collect(self) -> None:
         """Move chunks that are done from the front of the window to the durable prefix."""

@@ -381,6 +381,21 @@ def test_abandoning_an_open_file_kills_its_chunks(store: MetaStore) -> None:
 # -- dead fragments ---------------------------------------------------------------------------------------------------
 
 
+def test_chunks_that_are_given_up_become_dead_save_those_that_a_file_has(store: MetaStore) -> None:
+    file_id = store.create_file()
+    kept, unneeded = cut(5, 6), cut(7, 8, offset=11)
+    store.append_fragments(file_id, 0, kept)
+    for _ in range(2):
+        store.give_up_fragments((*kept, *unneeded))
+    store.give_up_fragments(())
+    assert dead_fids(store) == fids_of(unneeded)
+    assert store.fragments(file_id) == kept
+    with pytest.raises(FidRangeClosed):
+        store.append_fragments(file_id, 11, unneeded)
+    with pytest.raises(BadRequest):
+        store.give_up_fragments((kept[1], kept[0]))
+
+
 def test_dead_fragments_come_oldest_first_as_they_were_and_in_pages(store: MetaStore) -> None:
     dead: list[Fragment] = []
     for name in "abc":

@@ -29,6 +29,7 @@ from wire.errors import (
     NoGroupAvailable,
     Overloaded,
     RangeNotSatisfiable,
+    StorageFull,
     TruncatedBody,
     Unavailable,
     UploadConflict,
@@ -303,6 +304,37 @@ def test_when_recording_fails_its_error_is_raised_and_nothing_further_is_recorde
     with pytest.raises(UploadConflict):
         driver.write_stream(Pieces(some_bytes(20 * CHUNK)), offset=0, digest=Digest("sha256"), record=record)
     assert len(calls) == 2
+
+
+def test_chunks_that_were_never_to_be_recorded_are_deleted_and_those_of_a_failed_record_are_not(setup: Setup) -> None:
+    driver = setup.driver(record_bytes=4 * CHUNK, write_window=4)
+    offered: list[int] = []
+
+    def record(progress: WriteProgress) -> None:
+        offered.extend(fragment.fid for fragment in progress.fragments)
+        raise UploadConflict("somebody else was faster", offset=7)
+
+    with pytest.raises(UploadConflict):
+        driver.write_stream(Pieces(some_bytes(20 * CHUNK)), offset=0, digest=Digest("sha256"), record=record)
+    assert len(offered) >= 4
+    wait_until(lambda: setup.cluster.all_fids() == set(offered), 20.0)
+
+
+def test_chunks_behind_one_that_failed_are_deleted(setup: Setup) -> None:
+    def fail_the_first(fid: int) -> None:
+        if fid == 1:
+            wait_until(lambda: 2 in setup.cluster.all_fids(), 20.0)
+            raise StorageFull("no space left")
+
+    for store in setup.cluster.stores.values():
+        store.before_put = fail_the_first
+    recorder = Recorder()
+    with pytest.raises(StorageFull):
+        setup.driver().write_stream(
+            Pieces(some_bytes(2 * CHUNK + 1)), offset=0, digest=Digest("sha256"), record=recorder
+        )
+    # Over HTTP any of the chunks may be the one with the first fid.
+    wait_until(lambda: setup.cluster.all_fids() == {fragment.fid for fragment in recorder.fragments}, 20.0)
 
 
 def test_when_the_source_is_cut_and_recording_fails_too_the_recording_error_is_told(setup: Setup) -> None:

@@ -29,6 +29,7 @@ def use_everything(store: MetaStore) -> None:
     store.move("a/b", "a/c")
     store.delete_file("a/c")
     store.abandon_file(store.create_file())
+    store.give_up_fragments(cut(5))
     store.forget_dead_fragments([fragment.fid for fragment in store.dead_fragments(0.0)])
     digests = [digest_of(f"{number}") for number in range(4)]
     for number, digest in enumerate([digests[0], digests[1], digests[0]]):

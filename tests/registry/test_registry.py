@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from metaserver import migrations
 from metaserver.core import LocalMetaStore
 from metaserver.interface import Fragment, MetaStore
 from registry_driver.chunked import ChunkedDriver
+from registry_driver.driver import ByteSource
 from registry_driver.manifest_document import OCI_MANIFEST
 from registry_driver.names import DigestInvalid
+from registry_driver.reclaim import Reclaimer
 from registry_driver.recording import BytesSource
 from registry_driver.registry import Registry, RegistryLimits, UploadInvalid
 from tests.registry.documents import descriptor, encoded, image, sha256
 from tests.registry.memory_images import MemoryImageStore
+from tests.wire.serving import wait_until
 from wire.buffers import BufferPool
 from wire.database import create_engine
 from wire.errors import (
@@ -35,6 +39,7 @@ from wire.errors import (
     StorageFull,
     TruncatedBody,
     Unavailable,
+    UploadConflict,
     UploadUnknown,
 )
 
@@ -269,6 +274,64 @@ class TestUploads:
         bench.meta.replace["upload"] = lambda *_: ahead
         with pytest.raises(InternalError):
             bench.registry.finish_upload("a", upload.upload_id, sha256(b"x"), None, None)
+
+
+class TestLostRaces:
+    """Somebody else advances or ends the session while a request of it brings bytes."""
+
+    @pytest.fixture
+    def slow(self, bench: Bench) -> Iterator[Registry]:
+        """Records nothing before the end of a request."""
+        driver = ChunkedDriver(bench.images, BufferPool(CHUNK, 16), chunk_bytes=CHUNK, record_s=1000.0)
+        yield Registry(bench.meta, driver, bench.images.check)
+        driver.close()
+
+    def beside(self, meanwhile: Callable[[], object]) -> ByteSource:
+        """CONTENT, with `meanwhile` done before its last byte."""
+
+        class Source(BytesSource):
+            def readinto(self, buffer: memoryview) -> int:
+                if len(self._left) == 1:
+                    meanwhile()
+                return super().readinto(buffer[: max(1, len(self._left) - 1)])
+
+        return Source(CONTENT)
+
+    @pytest.mark.parametrize("closing", [False, True])
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_the_loser_leaves_no_chunk(self, bench: Bench, slow: Registry, closing: bool, ended: bool) -> None:
+        upload_id = bench.registry.open_upload("a", "sha256").upload_id
+
+        def meanwhile() -> None:
+            if ended:
+                bench.registry.cancel_upload("a", upload_id)
+            else:
+                bench.registry.append("a", upload_id, BytesSource(b"first"), None)
+
+        source = self.beside(meanwhile)
+        lose = partial(slow.append, "a", upload_id, source, None)
+        if closing:
+            lose = partial(slow.finish_upload, "a", upload_id, DIGEST, source, None)
+        with pytest.raises(UploadUnknown if ended else UploadConflict):
+            lose()
+        Reclaimer(bench.meta, bench.driver, min_age_s=0.0).run_once()
+        wait_until(lambda: bench.chunks() == (0 if ended else 1), 20.0, "the end of the loser's chunks")
+        if not ended:
+            assert bench.registry.finish_upload("a", upload_id, sha256(b"first"), None, None).size == 5
+
+    def test_a_wrong_digest_that_ends_the_session_under_a_running_request_leaves_no_chunk(
+        self, bench: Bench, slow: Registry
+    ) -> None:
+        upload_id = bench.registry.open_upload("a", "sha256").upload_id
+
+        def close_wrongly() -> None:
+            with pytest.raises(DigestMismatch):
+                bench.registry.finish_upload("a", upload_id, sha256(b"other"), None, None)
+
+        with pytest.raises(UploadUnknown):
+            slow.append("a", upload_id, self.beside(close_wrongly), None)
+        Reclaimer(bench.meta, bench.driver, min_age_s=0.0).run_once()
+        wait_until(lambda: bench.chunks() == 0, 20.0, "the end of the chunks")
 
 
 class TestReading:
