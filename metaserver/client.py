@@ -10,7 +10,7 @@ from typing import Any
 from metaserver import messages as msg
 from metaserver.interface import Blob, Condition, FileInfo, Fragment, Manifest, ManifestPage, NewManifest, Page, Upload
 from wire.auth import ClusterKey
-from wire.errors import BadRequest, SpeedyError, Unavailable
+from wire.errors import BadRequest, NotFound, Overloaded, SpeedyError, Unavailable
 from wire.http import ServiceClient
 from wire.values import from_json, to_json
 
@@ -135,7 +135,7 @@ class HttpMetaStore:
         return from_json(Blob, self._post("/v1/uploads/finish", body))
 
     def cancel_upload(self, repository: str, upload_id: str) -> None:
-        self._post("/v1/uploads/cancel", {"repository": repository, "upload_id": upload_id})
+        self._remove("/v1/uploads/cancel", {"repository": repository, "upload_id": upload_id})
 
     def expire_upload(self, idle_s: float) -> str | None:
         ended: str | None = self._post("/v1/uploads/expire", {"idle_s": idle_s})["upload_id"]
@@ -158,7 +158,7 @@ class HttpMetaStore:
         self._post("/v1/blobs/damaged", {"digest": digest, "file_id": file_id})
 
     def delete_blob(self, repository: str, digest: str) -> None:
-        self._post("/v1/blobs/delete", {"repository": repository, "digest": digest})
+        self._remove("/v1/blobs/delete", {"repository": repository, "digest": digest})
 
     # -- manifests and tags -------------------------------------------------------------------------------------------
 
@@ -173,10 +173,10 @@ class HttpMetaStore:
         return from_json(msg.ManifestAnswer, answer).manifest()
 
     def delete_manifest(self, repository: str, digest: str) -> None:
-        self._post("/v1/manifests/delete", {"repository": repository, "digest": digest})
+        self._remove("/v1/manifests/delete", {"repository": repository, "digest": digest})
 
     def delete_tag(self, repository: str, tag: str) -> None:
-        self._post("/v1/tags/delete", {"repository": repository, "tag": tag})
+        self._remove("/v1/tags/delete", {"repository": repository, "tag": tag})
 
     def tags(self, repository: str, after: str = "", limit: int = 1000) -> Page:
         return from_json(Page, self._get("/v1/tags", repository=repository, after=after, limit=limit))
@@ -200,6 +200,9 @@ class HttpMetaStore:
     def _post(self, path: str, body: Any) -> Any:
         return self._ask("POST", path, body=body)
 
+    def _remove(self, path: str, body: Any) -> None:
+        self._ask("POST", path, body=body, removes=True)
+
     def _ask(
         self,
         method: str,
@@ -208,22 +211,29 @@ class HttpMetaStore:
         *,
         body: Any = None,
         wait_s: float | None = None,
+        removes: bool = False,
     ) -> Any:
         wait_s = self._wait_s if wait_s is None else wait_s
         deadline_s = time.monotonic() + wait_s
         pause_s = PAUSE_FIRST_S
+        sent_before = False
         while True:
             failures = []
             for asked, number in enumerate(self._order()):
                 # An equal share for each server still to be asked: one that is silent must not use up all the time.
                 share_s = max(1.0, (deadline_s - time.monotonic()) / (len(self._clients) - asked))
                 try:
-                    answer = self._clients[number].json(method, path, params=params, json=body, read_timeout_s=share_s)
+                    answer = self._clients[number].json(
+                        method, path, params=params, json=body, read_timeout_s=share_s, fresh=removes
+                    )
                 except UnicodeEncodeError as error:
                     raise BadRequest(f"{error.object!r} is not valid Unicode") from error
                 except SpeedyError as error:
+                    if removes and sent_before and isinstance(error, NotFound):
+                        return None  # it is gone: the request whose answer was lost was carried out
                     if not error.retryable:
                         raise
+                    sent_before = sent_before or not (error.unsent or isinstance(error, Overloaded))
                     failures.append(error)
                     if self._preferred == number:
                         self._preferred = (number + 1) % len(self._clients)

@@ -12,7 +12,8 @@ files whose paths are `blobs/<algorithm>/<hex>` and `manifests/<algorithm>/<hex>
 Names, tags and paths sort by their UTF-8 bytes on every database. Lists answer at most `limit` (1..10,000) entries
 after `after`. Times are seconds since the epoch by the database's clock. Digest strings are "<algorithm>:<hex>",
 already checked for form. Every method is thread-safe and raises Unavailable when the database does not answer for
-longer than its bounded wait.
+longer than its bounded wait. A call may be repeated until it is answered: what it removes is then gone, also when its
+first request was carried out and not answered.
 """
 
 from __future__ import annotations

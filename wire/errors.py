@@ -45,6 +45,9 @@ class SpeedyError(Exception):
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
+    #: set by wire.http: the request never got through to the other side, so nothing can have come of it
+    unsent: bool = False
+
     def __init__(self, message: str = "", **details: Any) -> None:
         super().__init__(message)
         self.message = message

@@ -40,7 +40,7 @@ from wire.errors import (
     Unauthorized,
     Unavailable,
 )
-from wire.transport import Adapter, Answer, reason, send_timeout_s, sending_timed_out, was_cut
+from wire.transport import Adapter, Answer, reason, send_timeout_s, sending_timed_out, was_cut, was_refused
 
 Buffer = bytes | bytearray | memoryview
 
@@ -139,17 +139,25 @@ class ServiceClient:
         json: Any = None,
         attempts_max: int | None = None,
         read_timeout_s: float | None = None,
+        fresh: bool = False,
     ) -> Any:
         """Send `json` (None: no body); the decoded JSON answer, None when it has no body.
 
         `path` is percent-encoded by the caller where it needs to be; `params` are encoded here, those that are None
-        left out.
+        left out. `fresh`: over a connection of its own, for calls that must know whether they were sent twice: a kept
+        connection that breaks may or may not have carried the request.
         """
         payload = None if json is None else json_format.dumps(json, separators=(",", ":")).encode()
         headers = {} if payload is None else {"Content-Type": "application/json"}
         attempts_max = self.attempts_max if attempts_max is None else attempts_max
         with self._call(
-            method, _target(path, params), headers, payload, attempts_max=attempts_max, read_timeout_s=read_timeout_s
+            method,
+            _target(path, params),
+            headers,
+            payload,
+            attempts_max=attempts_max,
+            read_timeout_s=read_timeout_s,
+            fresh=fresh,
         ) as answer:
             return answer.json()
 
@@ -211,13 +219,14 @@ class ServiceClient:
         *,
         attempts_max: int,
         read_timeout_s: float | None,
+        fresh: bool = False,
     ) -> Iterator[Answer]:
         timeout_s = self.read_timeout_s if read_timeout_s is None else read_timeout_s
         attempt = 0
         while True:
             attempt += 1
             try:
-                answer = self._attempt(method, target, headers, payload, timeout_s)
+                answer = self._attempt(self._request(method, target, headers, payload, fresh), timeout_s, fresh)
                 break
             except _TimedOut as error:
                 raise DeadlineExceeded(str(error)) from error.__cause__
@@ -230,25 +239,28 @@ class ServiceClient:
         finally:
             answer.close()
 
-    def _attempt(
-        self, method: str, target: str, headers: dict[str, str], payload: Buffer | None, timeout_s: float
-    ) -> Answer:
+    def _attempt(self, request: requests.PreparedRequest, timeout_s: float, fresh: bool) -> Answer:
         """One try, or two when the first met a kept connection that the server had closed."""
-        request = self._request(method, target, headers, payload)
-        where = f"{method} {self.base_url}{target.partition('?')[0]}"
+        assert request.url is not None
+        where = f"{request.method} {request.url.partition('?')[0]}"
         token = send_timeout_s.set(timeout_s)
+        adapter = Adapter(pool_connections=1, pool_maxsize=1, max_retries=0) if fresh else self._adapter
         try:
-            for last in (False, True):
+            for last in (fresh, True):
                 try:
-                    response = self._adapter.send(request, stream=True, timeout=(self.connect_timeout_s, timeout_s))
+                    response = adapter.send(request, stream=True, timeout=(self.connect_timeout_s, timeout_s))
                     break
                 except requests.ConnectTimeout as error:
-                    raise DeadlineExceeded(f"{where}: no connection within {self.connect_timeout_s:g} s") from error
+                    raise _unsent(
+                        DeadlineExceeded(f"{where}: no connection within {self.connect_timeout_s:g} s")
+                    ) from error
                 except requests.Timeout as error:
                     raise _TimedOut(f"{where}: no answer within {timeout_s:g} s") from error
                 except requests.ConnectionError as error:
                     if sending_timed_out(error):
                         raise _TimedOut(f"{where}: the body was not taken within {timeout_s:g} s") from error
+                    if was_refused(error):
+                        raise _unsent(Unavailable(f"{where}: {reason(error)}")) from error
                     if last or not was_cut(error):
                         raise Unavailable(f"{where}: {reason(error)}") from error
                 except (requests.RequestException, HTTPError) as error:
@@ -265,7 +277,7 @@ class ServiceClient:
         return answer
 
     def _request(
-        self, method: str, target: str, headers: dict[str, str], payload: Buffer | None
+        self, method: str, target: str, headers: dict[str, str], payload: Buffer | None, fresh: bool
     ) -> requests.PreparedRequest:
         request = requests.PreparedRequest()
         request.method = method
@@ -274,6 +286,8 @@ class ServiceClient:
         request.headers = requests.structures.CaseInsensitiveDict(headers)
         request.headers["Authorization"] = self._key.sign(method, target)
         request.headers["Accept-Encoding"] = "identity"
+        if fresh:
+            request.headers["Connection"] = "close"
         bound = request_id()
         if bound:
             request.headers[REQUEST_ID_HEADER] = bound
@@ -289,6 +303,11 @@ class ServiceClient:
 
 class _TimedOut(Exception):
     """This side's time is used up: not tried again."""
+
+
+def _unsent(error: SpeedyError) -> SpeedyError:
+    error.unsent = True
+    return error
 
 
 def _told(body: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import ReadTimeoutError as BodyTimeout
 
 from wire.errors import DeadlineExceeded, TruncatedBody, Unavailable
@@ -146,6 +146,11 @@ def was_cut(error: BaseException) -> bool:
     return any(
         isinstance(each, (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)) for each in causes(error)
     )
+
+
+def was_refused(error: BaseException) -> bool:
+    """There was no connection at all, so that nothing was sent."""
+    return any(isinstance(each, (ConnectionRefusedError, NewConnectionError)) for each in causes(error))
 
 
 def sending_timed_out(error: BaseException) -> bool:

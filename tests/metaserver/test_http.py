@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +17,11 @@ import pytest
 
 from metaserver import migrations, wsgi
 from metaserver.client import HttpMetaStore
-from tests.metaserver.stores import cut, digest_of
+from tests.metaserver.stores import cut, digest_of, new_manifest
 from tests.wire.serving import Server, serving, start, stop
 from wire.auth import ClusterKey
 from wire.database import create_engine
-from wire.errors import BadRequest, BlobUnknown, Unauthorized, Unavailable
+from wire.errors import BadRequest, BlobUnknown, ManifestUnknown, Unauthorized, Unavailable, UploadUnknown
 from wire.server import RoomApp, StartRefused
 from wire.settings import ClusterSettings, DatabaseSettings, Settings
 
@@ -157,6 +160,68 @@ def test_a_server_that_comes_back_within_the_wait_is_not_noticed(url: str, key_f
             with serving("tests.metaserver.test_http:build", {"url": url, "key_file": key_file}, port=port):
                 assert asked.result(30).size == 5
         client.close()
+
+
+class LosingAnswers:
+    """A line to a server that passes requests on and loses the answer to the first one of each path in `lost`."""
+
+    def __init__(self, server: Server, lost: set[str]) -> None:
+        self.lost = lost
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                line, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(line,), daemon=True).start()
+
+    def _serve(self, line: socket.socket) -> None:
+        with line, contextlib.suppress(OSError), socket.create_connection((self._server.host, self._server.port)) as on:
+            head = line.recv(64 * 1024)
+            on.sendall(head)
+            path = head.split(b" ", 2)[1].decode() if head else ""
+            lost = path in self.lost
+            while True:
+                for source in select.select([line, on], [], [], 30.0)[0]:
+                    data = source.recv(64 * 1024)
+                    if not data:
+                        if lost:  # the request has been carried out and answered
+                            self.lost.discard(path)
+                        return
+                    if source is line:
+                        on.sendall(data)
+                    elif not lost:
+                        line.sendall(data)
+
+
+def test_a_removal_whose_answer_was_lost_is_no_error_when_it_is_asked_again(server: Server, dead_url: str) -> None:
+    direct = HttpMetaStore([server.url], KEY)
+    blob = direct.put_blob("lost", digest_of("lost"), cut(5))
+    manifest = direct.put_manifest("lost", new_manifest("lost", blobs=[blob.digest]), ["v1"])
+    direct.create_upload("lost", "u-lost", b"")
+    line = LosingAnswers(server, {"/v1/tags/delete", "/v1/manifests/delete", "/v1/blobs/delete", "/v1/uploads/cancel"})
+    client = HttpMetaStore([line.url], KEY)
+    client.delete_tag("lost", "v1")
+    client.delete_manifest("lost", manifest.digest)
+    client.delete_blob("lost", blob.digest)
+    client.cancel_upload("lost", "u-lost")
+    assert line.lost == set()
+    # What was not there from the beginning is told as before, also when another server was down.
+    with pytest.raises(ManifestUnknown):
+        client.delete_tag("lost", "v1")
+    failing_over = HttpMetaStore([dead_url, server.url], KEY)
+    with pytest.raises(UploadUnknown):
+        failing_over.cancel_upload("lost", "u-lost")
+    failing_over.close()
+    client.close()
+    direct.close()
+    line.close()
 
 
 def test_a_database_that_is_away_makes_the_server_not_ready_and_its_answers_unavailable(key_file: str) -> None:
