@@ -7,6 +7,12 @@
     DELETE /v1/chunks/<fid>        {"deleted": bool}
     GET    /v1/chunks?after=&limit=   {"chunks": [ChunkInfo, ...]}
     GET    /v1/stat                StoreStat
+    GET    /v1/volumes             {"volumes": [VolumeInfo, ...]}
+    GET    /v1/volumes/<id>/chunks?after=&limit=      {"chunks": [ChunkInfo, ...]} by place; after: an offset
+    GET    /v1/digests?first=&span_log2=&count=       {"ranges": [RangeDigest, ...]}
+    GET    /v1/scrub               ScrubStatus
+    POST   /v1/scrub               {"action": "start" | "now" | "stop", "bytes_s": number or null} -> ScrubStatus;
+                                   start: go on, or begin a round; now: begin a round; stop: pause
     GET    /v1/group-table         the last GroupTable that a master sent; 404 when there was none
 
 One difference from plain HTTP: a range that reaches beyond the chunk's end is refused and not cut, because a reader
@@ -16,31 +22,29 @@ that asks for it has a wrong picture of the chunk. Several ranges in one request
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from flask import Flask, Response, jsonify, request
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 from werkzeug.datastructures import Range
 
 from chunkmaster.interface import GroupTable
 from chunkserver.checks import check_payload
-from chunkserver.interface import ChunkInfo, ChunkStore
+from chunkserver.interface import ChunkInfo, ChunkServer
+from chunkserver.metrics import StoreCollector
 from chunkserver.payloads import PayloadMemory
+from chunkserver.upkeep_routes import add_upkeep_routes, number
 from native.engine import crc32c
 from wire.auth import ClusterKey
 from wire.body import RequestBody
-from wire.errors import BadRequest, NotFound, RangeNotSatisfiable, SpeedyError
+from wire.errors import BadRequest, NotFound, RangeNotSatisfiable
 from wire.http import CRC_HEADER
 from wire.response import StreamResponse
 from wire.service import create_service, metrics_of
 from wire.values import to_json
 
 _CRC = re.compile(r"[0-9a-fA-F]{8}")
-_NUMBER = re.compile(r"[0-9]{1,20}")
 
 
 class TableSource(Protocol):
@@ -58,7 +62,7 @@ class Part:
 
 
 def create_app(
-    store: ChunkStore,
+    store: ChunkServer,
     *,
     key: ClusterKey | None,
     ready: Callable[[], None],
@@ -68,25 +72,25 @@ def create_app(
 ) -> Flask:
     """`incoming` and `outgoing` bound the memory of writes and reads apart, so that neither starves the other."""
     app = create_service("chunkserver", key=key, ready=ready)
-    metrics_of(app).register(_StoreCollector(store))
+    metrics_of(app).register(StoreCollector(store))
 
     @app.put("/v1/chunks/<fid>")
     def put_chunk(fid: str) -> Response:
-        number = _number("fid", fid)
+        wanted = number("fid", fid)
         length = _announced_length()
         crc = _announced_crc()
-        check_payload(number, length, crc)  # before a byte is read
+        check_payload(wanted, length, crc)  # before a byte is read
         payload = incoming.lend(length)
         try:
             RequestBody(request.environ).read_exact_into(payload.view)
-            store.put(number, payload.view, crc)
+            store.put(wanted, payload.view, crc)
         finally:
             payload.release()
         return Response(status=204)
 
     @app.get("/v1/chunks/<fid>")
     def get_chunk(fid: str) -> Response:
-        info = store.info(_number("fid", fid))
+        info = store.info(number("fid", fid))
         if request.method == "HEAD":
             return Response(headers=_headers(info.crc32c) | {"Content-Length": str(info.length)})
         part = _part(request.range, info)
@@ -106,21 +110,23 @@ def create_app(
 
     @app.get("/v1/chunks/<fid>/info")
     def get_info(fid: str) -> Response:
-        return jsonify(to_json(store.info(_number("fid", fid))))
+        return jsonify(to_json(store.info(number("fid", fid))))
 
     @app.delete("/v1/chunks/<fid>")
     def delete_chunk(fid: str) -> Response:
-        return jsonify(deleted=store.delete(_number("fid", fid)))
+        return jsonify(deleted=store.delete(number("fid", fid)))
 
     @app.get("/v1/chunks")
     def list_chunks() -> Response:
-        after = _number("after", request.args.get("after", "0"))
-        limit = _number("limit", request.args.get("limit", "1000"))
+        after = number("after", request.args.get("after", "0"))
+        limit = number("limit", request.args.get("limit", "1000"))
         return jsonify(chunks=to_json(store.list_chunks(after, limit)))
 
     @app.get("/v1/stat")
     def stat() -> Response:
         return jsonify(to_json(store.stat()))
+
+    add_upkeep_routes(app, store)
 
     @app.get("/v1/group-table")
     def group_table() -> Response:
@@ -132,17 +138,11 @@ def create_app(
     return app
 
 
-def _number(name: str, text: str) -> int:
-    if not _NUMBER.fullmatch(text):
-        raise BadRequest(f"{name}: a number is wanted, got {text[:40]!r}")
-    return int(text)
-
-
 def _announced_length() -> int:
     length = request.headers.get("Content-Length")
     if length is None or request.headers.get("Transfer-Encoding") is not None:
         raise BadRequest("a chunk comes with its Content-Length: memory is given out before it is read")
-    return _number("Content-Length", length)
+    return number("Content-Length", length)
 
 
 def _announced_crc() -> int:
@@ -171,29 +171,3 @@ def _part(asked: Range | None, info: ChunkInfo) -> Part:
             f"chunk {info.fid} has {info.length} bytes, {asked.to_header()} was asked for", length=info.length
         )
     return Part(first, last - first, whole=False)
-
-
-class _StoreCollector(Collector):
-    """Space and state, read when somebody looks."""
-
-    def __init__(self, store: ChunkStore) -> None:
-        self._store = store
-
-    def collect(self) -> Iterable[Metric]:
-        try:
-            stat = self._store.stat()
-        except SpeedyError:
-            return
-        yield GaugeMetricFamily("speedy_chunks", "Chunks stored", stat.chunks)
-        sizes = GaugeMetricFamily("speedy_chunk_bytes", "Space of the data directory", labels=["kind"])
-        for kind in ("live", "dead", "free", "total"):
-            sizes.add_metric([kind], getattr(stat, f"{kind}_bytes"))
-        yield sizes
-        volumes = GaugeMetricFamily("speedy_volumes", "Volumes of the data directory", labels=["kind"])
-        volumes.add_metric(["all"], stat.volumes)
-        volumes.add_metric(["failed"], stat.volumes_failed)
-        yield volumes
-        states = GaugeMetricFamily("speedy_chunkserver_state", "1 for the present state", labels=["state"])
-        for state in ("rw", "ro_full", "failed"):
-            states.add_metric([state], float(stat.state == state))
-        yield states

@@ -7,6 +7,7 @@ from wire.errors import BadRequest, PayloadTooLarge, RangeNotSatisfiable
 
 FID_MAX = (1 << 64) - 1
 LIST_LIMIT_MAX = 10_000
+RANGES_MAX = 4096
 
 
 def check_fid(fid: int) -> None:
@@ -36,3 +37,24 @@ def check_list(after_fid: int, limit: int) -> None:
         raise BadRequest(f"a listing cannot start after fid {after_fid}")
     if not 1 <= limit <= LIST_LIMIT_MAX:
         raise BadRequest(f"a listing has 1 to {LIST_LIMIT_MAX} chunks, not {limit}")
+
+
+def check_volume_list(volume: int, after_offset: int, limit: int) -> None:
+    if volume < 0 or not 0 <= after_offset <= FID_MAX:
+        raise BadRequest(f"a listing of volume {volume} cannot start after offset {after_offset}")
+    if not 1 <= limit <= LIST_LIMIT_MAX:
+        raise BadRequest(f"a listing has 1 to {LIST_LIMIT_MAX} chunks, not {limit}")
+
+
+def check_ranges(first_fid: int, span_log2: int, count: int) -> None:
+    if not 1 <= count <= RANGES_MAX or not 0 <= span_log2 <= 63:
+        raise BadRequest(f"1 to {RANGES_MAX} ranges of 2**0 to 2**63 fids are told of, not {count} of 2**{span_log2}")
+    if first_fid < 0 or first_fid % (1 << span_log2) or first_fid + (count << span_log2) > FID_MAX + 1:
+        raise BadRequest(
+            f"{count} ranges of 2**{span_log2} fids from {first_fid}: not at a multiple, or beyond the last fid"
+        )
+
+
+def check_rate(bytes_s: int | None) -> None:
+    if bytes_s is not None and not 1 <= bytes_s <= FID_MAX:
+        raise BadRequest(f"{bytes_s} bytes per second is no rate")

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from chunkmaster.interface import GroupTable
-from chunkserver.checks import check_fid, check_list, check_payload, check_range
-from chunkserver.interface import Buffer, ChunkInfo, StoreStat
+from chunkserver.checks import (
+    check_fid,
+    check_list,
+    check_payload,
+    check_range,
+    check_ranges,
+    check_rate,
+    check_volume_list,
+)
+from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat
 from native.engine import crc32c as crc32c_of
+from native.values import RangeDigest, VolumeInfo
 from wire.auth import ClusterKey
 from wire.errors import ChunkUnreadable
 from wire.http import CRC_HEADER, ServiceClient
@@ -76,6 +85,36 @@ class HttpChunkStore:
 
     def stat(self) -> StoreStat:
         return from_json(StoreStat, self._client.json("GET", "/v1/stat"))
+
+    def volumes(self) -> list[VolumeInfo]:
+        return from_json(list[VolumeInfo], self._client.json("GET", "/v1/volumes")["volumes"])
+
+    def volume_chunks(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
+        check_volume_list(volume, after_offset, limit)
+        answer = self._client.json(
+            "GET", f"/v1/volumes/{volume}/chunks", params={"after": after_offset, "limit": limit}
+        )
+        return from_json(list[ChunkInfo], answer["chunks"])
+
+    def range_digests(self, first_fid: int, span_log2: int, count: int) -> list[RangeDigest]:
+        check_ranges(first_fid, span_log2, count)
+        answer = self._client.json(
+            "GET", "/v1/digests", params={"first": first_fid, "span_log2": span_log2, "count": count}
+        )
+        return from_json(list[RangeDigest], answer["ranges"])
+
+    def scrub_status(self) -> ScrubStatus:
+        return from_json(ScrubStatus, self._client.json("GET", "/v1/scrub"))
+
+    def start_scrub(self, *, fresh: bool = False, bytes_s: int | None = None) -> ScrubStatus:
+        check_rate(bytes_s)
+        return self._scrub({"action": "now" if fresh else "start", "bytes_s": bytes_s})
+
+    def stop_scrub(self) -> ScrubStatus:
+        return self._scrub({"action": "stop"})
+
+    def _scrub(self, wish: dict[str, object]) -> ScrubStatus:
+        return from_json(ScrubStatus, self._client.json("POST", "/v1/scrub", json=wish))
 
     def group_table(self) -> GroupTable:
         """The last group table a master sent to that server. Raises NotFound when there was none."""

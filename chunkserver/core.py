@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from chunkserver.checks import check_fid, check_list, check_payload
+from chunkserver.checks import check_fid, check_list, check_payload, check_ranges, check_rate, check_volume_list
 from chunkserver.data_directory import DataDirectory
-from chunkserver.interface import Buffer, ChunkInfo, StoreStat, StoreState
+from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat, StoreState
+from chunkserver.scrubbing import Scrubber, ScrubLimits
 from native import engine
 from native.engine import Engine, EngineError, EngineOptions
+from native.values import RangeDigest, VolumeInfo
 from wire import errors
 
 log = logging.getLogger("speedy.chunkserver")
@@ -24,29 +26,38 @@ log = logging.getLogger("speedy.chunkserver")
 class LocalChunkStore:
     """One data directory, open. put may be called from any number of threads: concurrent ones share their fdatasync."""
 
-    def __init__(self, directory: DataDirectory, chunks: Engine) -> None:
+    def __init__(self, directory: DataDirectory, chunks: Engine, scrub: ScrubLimits) -> None:
         self._directory = directory
         self._engine = chunks
+        self._scrubber = Scrubber(chunks, scrub)
         self._server_id = directory.identity.server_id
 
     @classmethod
     def open(
-        cls, path: Path, options: EngineOptions, *, server_id: str | None = None, lock_wait_s: float = 0.0
+        cls,
+        path: Path,
+        options: EngineOptions,
+        *,
+        server_id: str | None = None,
+        lock_wait_s: float = 0.0,
+        scrub: ScrubLimits | None = None,
     ) -> LocalChunkStore:
-        """Open or create the data directory of a server of cluster `options.cluster_id`.
+        """Open or create the data directory of a server of cluster `options.cluster_id`, and scrub it from now on.
 
         Raises Conflict when another process uses the directory, when it belongs to another server id or cluster, or
         was written by a newer program; Unavailable when its disk fails.
         """
         directory = DataDirectory.open(path, server_id=server_id, lock_wait_s=lock_wait_s)
         try:
-            return cls.open_in(directory, options)
+            return cls.open_in(directory, options, scrub)
         except BaseException:
             directory.close()
             raise
 
     @classmethod
-    def open_in(cls, directory: DataDirectory, options: EngineOptions) -> LocalChunkStore:
+    def open_in(
+        cls, directory: DataDirectory, options: EngineOptions, scrub: ScrubLimits | None = None
+    ) -> LocalChunkStore:
         """The store of a directory that is held already; the store closes it. On an error it stays the caller's."""
         directory.check_cluster(options.cluster_id)
         # A directory that has joined has a store: if there is none, its disk is not mounted, and a new empty store
@@ -63,7 +74,9 @@ class LocalChunkStore:
         except BaseException:
             chunks.close()
             raise
-        return cls(directory, chunks)
+        store = cls(directory, chunks, scrub or ScrubLimits())
+        store._scrubber.start()
+        return store
 
     @property
     def server_id(self) -> str:
@@ -135,8 +148,47 @@ class LocalChunkStore:
             fid_max=stat.fid_max,
         )
 
+    def volumes(self) -> list[VolumeInfo]:
+        try:
+            return self._engine.volumes()
+        except EngineError as exc:
+            raise _translated(exc) from exc
+
+    def volume_chunks(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
+        check_volume_list(volume, after_offset, limit)
+        try:
+            return [_chunk_info(found) for found in self._engine.needles(volume, after_offset, limit)]
+        except EngineError as exc:
+            raise _translated(exc) from exc
+
+    def range_digests(self, first_fid: int, span_log2: int, count: int) -> list[RangeDigest]:
+        check_ranges(first_fid, span_log2, count)
+        try:
+            return self._engine.range_digests(first_fid, span_log2, count)
+        except EngineError as exc:
+            raise _translated(exc) from exc
+
+    def scrub_status(self) -> ScrubStatus:
+        try:
+            return self._scrubber.status()
+        except EngineError as exc:
+            raise _translated(exc) from exc
+
+    def start_scrub(self, *, fresh: bool = False, bytes_s: int | None = None) -> ScrubStatus:
+        check_rate(bytes_s)
+        try:
+            self._scrubber.run_now(fresh=fresh, bytes_s=bytes_s)
+        except EngineError as exc:
+            raise _translated(exc) from exc
+        return self.scrub_status()
+
+    def stop_scrub(self) -> ScrubStatus:
+        self._scrubber.pause()
+        return self.scrub_status()
+
     def close(self) -> None:
         """Write the checkpoint and let another process have the directory; harmless to repeat."""
+        self._scrubber.stop()
         try:
             self._engine.close()
         except engine.DiskFull as exc:
@@ -149,11 +201,12 @@ class LocalChunkStore:
 
 
 def _chunk_info(found: engine.ChunkInfo) -> ChunkInfo:
-    return ChunkInfo(found.fid, found.length, found.crc32c, found.volume, found.offset)
+    return ChunkInfo(found.fid, found.length, found.crc32c, found.volume, found.offset, found.created_s)
 
 
 _TRANSLATION: dict[type[EngineError], type[errors.SpeedyError]] = {
     engine.ChunkNotFound: errors.ChunkNotFound,
+    engine.VolumeNotFound: errors.VolumeNotFound,
     engine.ChunkExists: errors.ChunkConflict,
     engine.ChunkCorrupt: errors.ChunkUnreadable,
     engine.ChecksumMismatch: errors.ChecksumMismatch,

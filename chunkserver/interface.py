@@ -1,7 +1,7 @@
 """Contract of a ChunkServer: it keeps chunks (write-once byte strings named by a fid) on one data directory.
 
 Satisfied by chunkserver.core.LocalChunkStore (in process, over the C engine) and chunkserver.client.HttpChunkStore;
-both pass tests/contracts/test_chunk_store.py.
+both pass tests/contracts/test_chunk_store.py and tests/contracts/test_chunk_upkeep.py.
 
 Terms. fid: unsigned 64-bit number, never 0, never reused. crc32c: CRC-32C (Castagnoli, RFC 3720) of the payload as an
 unsigned 32-bit number. A buffer passed in is only used during the call: no implementation keeps a reference to it.
@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from native.values import Damage, RangeDigest, VolumeInfo
+
 #: largest payload of one chunk, bytes
 CHUNK_BYTES_MAX = 64 * 1024 * 1024
 
@@ -19,16 +21,22 @@ Buffer = bytes | bytearray | memoryview
 
 StoreState = Literal["rw", "ro_full", "failed"]
 
+#: running: a round is under way; paused: stopped until it is started by hand; idle: waits for the next round;
+#: off: runs only when it is asked to
+ScrubState = Literal["running", "paused", "idle", "off"]
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkInfo:
-    """A stored chunk. `volume` and `offset` (bytes) say where in this server's data directory its needle lies."""
+    """A stored chunk. `volume` and `offset` (bytes) say where in this server's data directory its needle lies,
+    `created_s` (Unix time) when it was put."""
 
     fid: int
     length: int
     crc32c: int
     volume: int
     offset: int
+    created_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,32 @@ class StoreStat:
     volumes: int
     volumes_failed: int
     fid_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubStatus:
+    """How the scrub is. `round` (from 1; 0: none yet) is the one under way or the last, `rounds` how many have ended.
+
+    Times are Unix time, 0.0 for never; `ended_s` is of the last whole round. `checked_bytes` (of `total_bytes` live
+    ones), `checked_chunks` and `damaged` are of this round; it goes on at `offset` of `volume`, at `bytes_s` bytes per
+    second. `known_damaged` counts all places that are known to be bad, of which `damage` lists up to 1,024; a chunk
+    leaves it by being put again or deleted.
+    """
+
+    state: ScrubState
+    round: int
+    rounds: int
+    started_s: float
+    ended_s: float
+    total_bytes: int
+    checked_bytes: int
+    checked_chunks: int
+    damaged: int
+    volume: int
+    offset: int
+    bytes_s: int
+    known_damaged: int
+    damage: tuple[Damage, ...]
 
 
 class ChunkStore(Protocol):
@@ -81,3 +115,41 @@ class ChunkStore(Protocol):
     def stat(self) -> StoreStat:
         """Space and state, as told to the ChunkMaster in heartbeats."""
         ...
+
+
+class ChunkUpkeep(Protocol):
+    """What operators and repair ask of a ChunkServer beyond its chunks. All methods are thread-safe and harmless to
+    repeat; none but the scrub itself reads a byte of payload."""
+
+    def volumes(self) -> list[VolumeInfo]:
+        """The volumes that can be read, ascending by id."""
+        ...
+
+    def volume_chunks(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
+        """Live chunks of a volume with offset > after_offset in the order of their places, at most `limit` (bounded by
+        10,000). Raises VolumeNotFound."""
+        ...
+
+    def range_digests(self, first_fid: int, span_log2: int, count: int) -> list[RangeDigest]:
+        """Digests over the live chunks of `count` (1 to 4,096) ranges of 2**span_log2 (0 to 63) fids each, from
+        `first_fid` on, which is a multiple of that: equal in two servers if and only if they hold the same fids with
+        the same bytes. Raises BadRequest for ranges that do not exist."""
+        ...
+
+    def scrub_status(self) -> ScrubStatus: ...
+
+    def start_scrub(self, *, fresh: bool = False, bytes_s: int | None = None) -> ScrubStatus:
+        """Let the scrub go on now, after stop_scrub too; without a round under way, or with `fresh`, a new one begins.
+
+        `bytes_s` is the rate of this round, bytes per second (None: the usual one). Raises BadRequest when there is
+        none.
+        """
+        ...
+
+    def stop_scrub(self) -> ScrubStatus:
+        """Pause until start_scrub or a restart; where it stopped is kept."""
+        ...
+
+
+class ChunkServer(ChunkStore, ChunkUpkeep, Protocol):
+    """All of it."""

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from chunkserver.core import LocalChunkStore
 from chunkserver.data_directory import DataDirectory
-from chunkserver.interface import Buffer, ChunkInfo, StoreStat
+from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat
+from native.values import RangeDigest, VolumeInfo
 from wire.errors import Conflict, Unavailable
 
 
@@ -71,6 +72,24 @@ class JoiningChunkStore:
 
     def stat(self) -> StoreStat:
         return self._opened().stat()
+
+    def volumes(self) -> list[VolumeInfo]:
+        return self._opened().volumes()
+
+    def volume_chunks(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
+        return self._opened().volume_chunks(volume, after_offset, limit)
+
+    def range_digests(self, first_fid: int, span_log2: int, count: int) -> list[RangeDigest]:
+        return self._opened().range_digests(first_fid, span_log2, count)
+
+    def scrub_status(self) -> ScrubStatus:
+        return self._opened().scrub_status()
+
+    def start_scrub(self, *, fresh: bool = False, bytes_s: int | None = None) -> ScrubStatus:
+        return self._opened().start_scrub(fresh=fresh, bytes_s=bytes_s)
+
+    def stop_scrub(self) -> ScrubStatus:
+        return self._opened().stop_scrub()
 
     def close(self) -> None:
         with self._lock:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import bisect
 import threading
+import time
+import uuid
+from dataclasses import replace
 
-from chunkserver.checks import check_fid, check_list, check_payload, check_range
-from chunkserver.interface import Buffer, ChunkInfo, StoreStat
+from chunkserver.checks import (
+    check_fid,
+    check_list,
+    check_payload,
+    check_range,
+    check_ranges,
+    check_rate,
+    check_volume_list,
+)
+from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat
 from native.engine import crc32c as crc32c_of
-from wire.errors import ChecksumMismatch, ChunkConflict, ChunkNotFound, StorageFull
+from native.values import Damage, RangeDigest, VolumeInfo
+from wire.errors import ChecksumMismatch, ChunkConflict, ChunkNotFound, StorageFull, VolumeNotFound
+
+_U64 = (1 << 64) - 1
+_VOLUME = 1
 
 
 class MemoryChunkStore:
@@ -27,6 +42,8 @@ class MemoryChunkStore:
         self._live_bytes = 0
         self._tail = 0
         self._fid_max = 0
+        self._uuid = str(uuid.uuid4())
+        self._scrub = ScrubStatus("idle", 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, ())
 
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
         view = memoryview(payload).cast("B")
@@ -45,7 +62,12 @@ class MemoryChunkStore:
                 return
             if self._live_bytes + len(stored) > self._capacity_bytes:
                 raise StorageFull(f"chunk {fid} of {len(stored)} bytes does not fit, {self._free_bytes} are free")
-            self._chunks[fid] = (stored, ChunkInfo(fid, len(stored), crc32c, volume=1, offset=self._tail))
+            self._chunks[fid] = (
+                stored,
+                ChunkInfo(
+                    fid, len(stored), crc32c, volume=_VOLUME, offset=self._tail, created_s=float(int(time.time()))
+                ),
+            )
             bisect.insort(self._fids, fid)
             self._live_bytes += len(stored)
             self._tail += len(stored)
@@ -91,6 +113,92 @@ class MemoryChunkStore:
                 fid_max=self._fid_max,
             )
 
+    def volumes(self) -> list[VolumeInfo]:
+        with self._lock:
+            return [
+                VolumeInfo(
+                    id=_VOLUME,
+                    uuid=self._uuid,
+                    state="active",
+                    size_bytes=self._capacity_bytes,
+                    tail=self._tail,
+                    chunks=len(self._chunks),
+                    payload_bytes=self._live_bytes,
+                    live_bytes=self._live_bytes,
+                    dead_bytes=0,
+                    pad_bytes=0,
+                    free_bytes=self._free_bytes,
+                    allocated_bytes=self._live_bytes,
+                    punched_bytes=0,
+                    fid_max=self._fid_max,
+                )
+            ]
+
+    def volume_chunks(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
+        check_volume_list(volume, after_offset, limit)
+        if volume != _VOLUME:
+            raise VolumeNotFound(f"no volume {volume}")
+        with self._lock:
+            behind = [info for _, info in self._chunks.values() if info.offset > after_offset]
+        return sorted(behind, key=lambda info: info.offset)[:limit]
+
+    def range_digests(self, first_fid: int, span_log2: int, count: int) -> list[RangeDigest]:
+        """As defined in native/src/range_digest.c."""
+        check_ranges(first_fid, span_log2, count)
+        with self._lock:
+            held = [info for _, info in self._chunks.values()]
+        sums = [[0, 0, 0, 0] for _ in range(count)]
+        for info in held:
+            number = (info.fid - first_fid) >> span_log2
+            if 0 <= number < count:
+                facts = info.length << 32 | info.crc32c
+                found = sums[number]
+                found[0] += 1
+                found[1] += info.length
+                found[2] += _mix(_mix((info.fid + 0x9E3779B97F4A7C15) & _U64) ^ facts)
+                found[3] += _mix((_mix((info.fid + 0xC2B2AE3D27D4EB4F) & _U64) + facts) & _U64)
+        return [
+            RangeDigest(first_fid + (number << span_log2), chunks, length, f"{one & _U64:016x}{other & _U64:016x}")
+            for number, (chunks, length, one, other) in enumerate(sums)
+        ]
+
+    def scrub_status(self) -> ScrubStatus:
+        with self._lock:
+            return self._scrub
+
+    def start_scrub(self, *, fresh: bool = False, bytes_s: int | None = None) -> ScrubStatus:
+        """A whole round, at once."""
+        check_rate(bytes_s)
+        with self._lock:
+            now_s = time.time()
+            damage = tuple(
+                Damage(info.fid, info.volume, info.offset, info.length, "the payload fails its checksum", now_s)
+                for stored, info in self._chunks.values()
+                if crc32c_of(stored) != info.crc32c
+            )
+            self._scrub = ScrubStatus(
+                state="idle",
+                round=self._scrub.round + 1,
+                rounds=self._scrub.rounds + 1,
+                started_s=now_s,
+                ended_s=time.time(),
+                total_bytes=self._live_bytes,
+                checked_bytes=self._live_bytes,
+                checked_chunks=len(self._chunks),
+                damaged=len(damage),
+                volume=_VOLUME,
+                offset=self._tail,
+                bytes_s=bytes_s or 0,
+                known_damaged=len(damage),
+                damage=damage[:1024],
+            )
+            return self._scrub
+
+    def stop_scrub(self) -> ScrubStatus:
+        with self._lock:
+            self._scrub = replace(self._scrub, state="paused")
+            return self._scrub
+
     @property
     def _free_bytes(self) -> int:
         return self._capacity_bytes - self._live_bytes
@@ -102,3 +210,9 @@ class MemoryChunkStore:
         if present is None:
             raise ChunkNotFound(f"no chunk {fid}", fid=fid)
         return present
+
+
+def _mix(value: int) -> int:
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _U64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & _U64
+    return value ^ value >> 31

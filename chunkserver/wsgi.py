@@ -10,6 +10,7 @@ from chunkserver.heartbeat import Heartbeats
 from chunkserver.interface import CHUNK_BYTES_MAX
 from chunkserver.joining import JoiningChunkStore
 from chunkserver.payloads import PayloadMemory
+from chunkserver.scrubbing import ScrubLimits
 from chunkserver.table_file import GroupTableFile
 from native.engine import EngineOptions
 from wire.auth import ClusterKey
@@ -39,7 +40,8 @@ def build(settings: Settings) -> RoomApp:
     directory = DataDirectory.open(own.data, server_id=own.server_id, lock_wait_s=LOCK_WAIT_S)
     try:
         store = JoiningChunkStore(
-            directory, lambda held, cluster_id: LocalChunkStore.open_in(held, engine_options(own, cluster_id))
+            directory,
+            lambda held, cluster_id: LocalChunkStore.open_in(held, engine_options(own, cluster_id), scrub_limits(own)),
         )
     except BaseException:
         directory.close()
@@ -75,6 +77,10 @@ def engine_options(own: ChunkServerSettings, cluster_id: str) -> EngineOptions:
         appenders=own.appenders,
     )
     return options
+
+
+def scrub_limits(own: ChunkServerSettings) -> ScrubLimits:
+    return ScrubLimits(bytes_s=own.scrub_bytes_s, every_s=own.scrub_every_s)
 
 
 def _advertised(own: ChunkServerSettings) -> str:

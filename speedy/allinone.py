@@ -21,7 +21,7 @@ from chunkmaster.core import LocalChunkMaster
 from chunkserver.core import LocalChunkStore
 from chunkserver.heartbeat import Heartbeats
 from chunkserver.table_file import GroupTableFile
-from chunkserver.wsgi import engine_options
+from chunkserver.wsgi import engine_options, scrub_limits
 from imageserver.core import ImageLimits, LocalImageStore
 from imageserver.fids import FidLimits
 from imageserver.table import TableLimits
@@ -60,6 +60,7 @@ def build(settings: Settings, held: ServerData) -> RoomApp:
             engine_options(settings.chunkserver, held.cluster_id),
             server_id=SERVER_ID,
             lock_wait_s=LOCK_WAIT_S,
+            scrub=scrub_limits(settings.chunkserver),
         )
         opened.callback(store.close)
         master = LocalChunkMaster(database, down_after_s=settings.chunkmaster.down_after_s)

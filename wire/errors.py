@@ -8,7 +8,7 @@
     │   └── DigestMismatch        content does not have the digest it was pushed under
     ├── Unauthorized 401          no or wrong cluster key
     ├── NotFound 404
-    │   ├── ChunkNotFound · FileNotFound · GroupNotFound
+    │   ├── ChunkNotFound · VolumeNotFound · FileNotFound · GroupNotFound
     │   └── RepositoryUnknown · BlobUnknown · ManifestUnknown · UploadUnknown
     ├── Conflict 409
     │   ├── ChunkConflict         other bytes are stored under this fid
@@ -92,6 +92,10 @@ class NotFound(SpeedyError):
 
 class ChunkNotFound(NotFound):
     code = "chunk_not_found"
+
+
+class VolumeNotFound(NotFound):
+    code = "volume_not_found"
 
 
 class FileNotFound(NotFound):

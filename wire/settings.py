@@ -83,6 +83,14 @@ class ChunkServerSettings:
     )
     volume_bytes_max: int = _setting(1 * GIB, Size(MIB, 64 * GIB), "largest size of a volume file")
     reserve_bytes: int | None = _setting(None, Size(), "disk space kept free (default: two volumes; 1 % to 1/16 of it)")
+    scrub_bytes_s: int = _setting(
+        16 * MIB,
+        Size(),
+        "bytes per second at which stored chunks are read and verified in the background; 0: not at all",
+    )
+    scrub_every_s: float = _setting(
+        7 * 86400.0, Duration(60, 366 * 86400), "time between the beginnings of two such rounds over everything stored"
+    )
     buffer_bytes_max: int = _setting(256 * MIB, Size(64 * MIB), "memory for payloads in transfer")
     threads: int = _setting(32, _THREADS, "requests served at once")
 

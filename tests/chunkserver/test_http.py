@@ -72,6 +72,11 @@ ROUTES = [
     ("DELETE", f"/v1/chunks/{FID}"),
     ("GET", "/v1/chunks"),
     ("GET", "/v1/stat"),
+    ("GET", "/v1/volumes"),
+    ("GET", "/v1/volumes/1/chunks"),
+    ("GET", "/v1/digests?first=0&span_log2=8&count=1"),
+    ("GET", "/v1/scrub"),
+    ("POST", "/v1/scrub"),
     ("GET", "/v1/group-table"),
     ("GET", "/v1/nothing"),
 ]
@@ -117,8 +122,9 @@ def test_every_route_of_the_app_is_in_the_table_above(server: Server) -> None:
         outgoing=memory,
     )
     rules = {rule.rule for rule in app.url_map.iter_rules()} - {"/healthz", "/readyz", "/metrics"}
-    assert {rule.replace("<fid>", "N") for rule in rules} == {
-        path.replace(f"/{FID + 1}", "/N").replace(f"/{FID}", "/N") for _, path in ROUTES[:-1]
+    assert {rule.replace("<fid>", "N").replace("<volume>", "N") for rule in rules} == {
+        path.partition("?")[0].replace(f"/{FID + 1}", "/N").replace(f"/{FID}", "/N").replace("/1/", "/N/")
+        for _, path in ROUTES[:-1]
     }
 
 
@@ -293,3 +299,31 @@ def test_bytes_that_change_on_the_way_are_not_taken() -> None:
             client.close()
             way.shutdown()
             thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/volumes/one/chunks", None),
+        ("GET", "/v1/volumes/1/chunks?limit=x", None),
+        ("GET", "/v1/digests", None),
+        ("GET", "/v1/digests?first=0&span_log2=8", None),
+        ("GET", "/v1/digests?first=1&span_log2=8&count=1", None),
+        ("POST", "/v1/scrub", b""),
+        ("POST", "/v1/scrub", b"{}"),
+        ("POST", "/v1/scrub", b'{"action": "explode"}'),
+        ("POST", "/v1/scrub", b'{"action": "start", "bytes_s": "fast"}'),
+        ("POST", "/v1/scrub", b'{"action": "start", "bytes_s": 0}'),
+    ],
+)
+def test_what_makes_no_sense_to_upkeep_is_refused(server: Server, method: str, path: str, body: bytes | None) -> None:
+    status, _, answer = ask(server, method, path, body)
+    assert status == 400, answer
+
+
+def test_the_metrics_tell_of_the_scrub(server: Server) -> None:
+    status, body = server.get("/metrics")
+    assert status == 200
+    text = body.decode()
+    for name in ("speedy_scrub_rounds_total", "speedy_scrub_damaged 0.0", "speedy_scrub_running", "speedy_scrub_round"):
+        assert name in text

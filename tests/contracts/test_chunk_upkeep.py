@@ -1,0 +1,150 @@
+"""The promises of chunkserver.interface.ChunkUpkeep, held by every implementation."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chunkserver.client import HttpChunkStore
+from chunkserver.core import LocalChunkStore
+from chunkserver.interface import ChunkServer
+from chunkserver.memory import MemoryChunkStore
+from native.engine import crc32c
+from tests.chunkmaster.rooms import KEY
+from tests.chunkserver.rooms import engine_options
+from tests.wire.serving import serving, wait_until
+from wire.errors import BadRequest, VolumeNotFound
+
+WAIT_S = 60.0
+#: each test has a range of fids of its own
+SPAN_LOG2 = 12
+_firsts = itertools.count(1 << SPAN_LOG2, 1 << SPAN_LOG2)
+
+
+@pytest.fixture(scope="module", params=["memory", "local", "http"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChunkServer]:
+    directory: Path = tmp_path_factory.mktemp("chunks")
+    if request.param == "memory":
+        yield MemoryChunkStore()
+    elif request.param == "local":
+        local = LocalChunkStore.open(directory, engine_options())
+        yield local
+        local.close()
+    else:
+        with serving("tests.chunkserver.rooms:build_store", {"data": str(directory)}, threads=8) as server:
+            client = HttpChunkStore(server.url, KEY)
+            yield client
+            client.close()
+
+
+@pytest.fixture
+def first() -> int:
+    return next(_firsts)
+
+
+def put(store: ChunkServer, fid: int, length: int = 100) -> None:
+    payload = random.Random(fid).randbytes(length)
+    store.put(fid, payload, crc32c(payload))
+
+
+def test_the_volumes_hold_what_stat_counts(store: ChunkServer, first: int) -> None:
+    put(store, first, 5000)
+    volumes, stat = store.volumes(), store.stat()
+    assert [volume.id for volume in volumes] == sorted(volume.id for volume in volumes)
+    assert sum(volume.chunks for volume in volumes) == stat.chunks
+    assert sum(volume.live_bytes for volume in volumes) == stat.live_bytes
+    assert sum(volume.dead_bytes for volume in volumes) == stat.dead_bytes
+    assert store.info(first).volume in {volume.id for volume in volumes}
+
+
+def test_the_chunks_of_a_volume_come_in_the_order_of_their_places(store: ChunkServer, first: int) -> None:
+    fids = random.Random(1).sample(range(first, first + 100), 20)
+    for fid in fids:
+        put(store, fid, 1 + fid % 300)
+    found = []
+    for volume in store.volumes():
+        chunks, after = [], 0
+        while page := store.volume_chunks(volume.id, after, limit=6):
+            assert len(page) <= 6
+            chunks += page
+            after = page[-1].offset
+        assert [chunk.offset for chunk in chunks] == sorted({chunk.offset for chunk in chunks})
+        found += [chunk for chunk in chunks if first <= chunk.fid < first + 100]
+    assert sorted(chunk.fid for chunk in found) == sorted(fids)
+    assert all(chunk == store.info(chunk.fid) for chunk in found)
+    assert all(abs(chunk.created_s - time.time()) < 3600 for chunk in found)
+
+
+def test_an_unknown_volume_is_not_found(store: ChunkServer) -> None:
+    with pytest.raises(VolumeNotFound):
+        store.volume_chunks(4711)
+
+
+@pytest.mark.parametrize(("after", "limit"), [(0, 0), (0, 10_001), (-1, 5)])
+def test_a_listing_of_a_volume_is_bounded(store: ChunkServer, after: int, limit: int) -> None:
+    with pytest.raises(BadRequest):
+        store.volume_chunks(1, after, limit)
+
+
+def test_digests_are_those_of_any_other_store_with_the_same_chunks(store: ChunkServer, first: int) -> None:
+    other = MemoryChunkStore("other")
+    fids = random.Random(2).sample(range(first, first + 500), 60)
+    for fid in fids:
+        put(store, fid, fid % 700)
+    for fid in sorted(fids):
+        put(other, fid, fid % 700)
+    assert store.range_digests(first, 6, 8) == other.range_digests(first, 6, 8)
+    (whole,) = store.range_digests(first, SPAN_LOG2, 1)
+    assert (whole.first_fid, whole.chunks) == (first, 60)
+    assert whole.payload_bytes == sum(fid % 700 for fid in fids)
+    store.delete(fids[0])
+    pairs = zip(store.range_digests(first, 6, 8), other.range_digests(first, 6, 8), strict=True)
+    assert [number for number, (one, two) in enumerate(pairs) if one.digest != two.digest] == [(fids[0] - first) >> 6]
+    other.delete(fids[0])
+    assert store.range_digests(first, 6, 8) == other.range_digests(first, 6, 8)
+
+
+def test_a_range_without_chunks_has_the_digest_of_nothing(store: ChunkServer, first: int) -> None:
+    assert {(found.chunks, found.digest) for found in store.range_digests(first, 4, 3)} == {(0, "0" * 32)}
+
+
+@pytest.mark.parametrize(
+    ("start", "span_log2", "count"), [(1, 1, 1), (0, 64, 1), (0, 5, 0), (0, 5, 4097), (0, 63, 3), (-2, 1, 1)]
+)
+def test_ranges_that_do_not_exist_are_refused(store: ChunkServer, start: int, span_log2: int, count: int) -> None:
+    with pytest.raises(BadRequest):
+        store.range_digests(start, span_log2, count)
+
+
+def test_a_scrub_that_is_started_checks_every_chunk(store: ChunkServer, first: int) -> None:
+    put(store, first, 300_000)
+    before = store.scrub_status()
+    told = store.start_scrub(fresh=True, bytes_s=1 << 30)
+    assert told.round == before.round + 1
+    wait_until(lambda: store.scrub_status().rounds == told.round, WAIT_S, "the end of the round")
+    after = store.scrub_status()
+    assert after.checked_chunks == store.stat().chunks
+    assert after.checked_bytes == after.total_bytes > 0
+    assert (after.damaged, after.known_damaged, after.damage) == (0, 0, ())
+    assert after.started_s <= after.ended_s
+    assert after.state in ("idle", "off")
+
+
+def test_a_scrub_can_be_stopped_and_goes_on_when_it_is_started(store: ChunkServer, first: int) -> None:
+    put(store, first)
+    assert store.stop_scrub().state == "paused"
+    assert store.stop_scrub().state == "paused"
+    told = store.start_scrub(bytes_s=1 << 30)
+    assert told.state != "paused"
+    wait_until(lambda: store.scrub_status().rounds >= told.round, WAIT_S, "the end of the round")
+
+
+@pytest.mark.parametrize("bytes_s", [0, -1])
+def test_what_is_no_rate_is_refused(store: ChunkServer, bytes_s: int) -> None:
+    with pytest.raises(BadRequest):
+        store.start_scrub(bytes_s=bytes_s)
