@@ -20,11 +20,12 @@ ENGINE_SOURCES := $(wildcard native/include/*.h native/src/*.c native/src/*.h) n
 .DEFAULT_GOAL := help
 # Hours of the tests that CI runs for seconds. The seed is printed; SEED=... repeats a soak.
 SEED ?= $(shell date +%s)
+FUZZ ?= 100
 SOAK_CRASH_POINTS ?= 1000000
 SOAK_KILL_ROUNDS ?= 2000
 SOAK_ORACLE_EXAMPLES ?= 5000
 
-.PHONY: help serve test lint bench soak test-minimal dist clean
+.PHONY: help serve test lint bench soak fuzz test-minimal dist clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -49,6 +50,9 @@ soak: $(VENV)/.test ## The engine's fault tests for hours: 1,000,000 power cuts,
 	SPEEDY_SEED=$(SEED) SPEEDY_CRASH_POINTS=$(SOAK_CRASH_POINTS) SPEEDY_KILL_ROUNDS=$(SOAK_KILL_ROUNDS) \
 	SPEEDY_ORACLE_EXAMPLES=$(SOAK_ORACLE_EXAMPLES) SPEEDY_FAULT_STRIDE=1 \
 	$(BIN)/python -m pytest -s $(addprefix tests/native/test_,simulated.py kill.py oracle.py engine_c.py) $(ARGS)
+
+fuzz: $(VENV)/.test ## The routes' fuzz tests with 100 times as many examples as in CI (FUZZ=, ARGS="--hypothesis-seed=1")
+	SPEEDY_SOAK=$(FUZZ) $(BIN)/python -m pytest -o timeout=0 tests/hostile $(ARGS)
 
 test-minimal: ## As root: `make serve` in a system that holds only git, make and python3 (RELEASE=bookworm or noble)
 	bash tests/packaging/minimal_system.sh serve $(RELEASE)

@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 from registry_driver import blobs, listings, manifests, uploads
 from registry_driver.admission import Admission, Gate
 from registry_driver.calls import Answer, Call
-from registry_driver.oci_errors import MethodNotAllowed, error_answer
+from registry_driver.oci_errors import MethodNotAllowed, RouteUnknown, error_answer
 from registry_driver.registry import Registry
 from registry_driver.routes import Noun, Route, parse_route
 from wire.body import RequestBody
@@ -138,6 +138,9 @@ class _Front:
             environ: dict[str, Any] = current.environ
             if current.method in ("POST", "PUT", "PATCH"):
                 body = RequestBody(environ, idle_timeout_s=self._limits.idle_s)
+            if environ.get("PATH_INFO", "").startswith("//"):
+                # Flask takes it for one slash; a proxy that keeps people from paths may not.
+                raise RouteUnknown("the registry has no such page")
             route = parse_route(rest, environ.get("RAW_URI", ""))
             environ[ROUTE_KEY] = f"/v2/ {route.noun}"
             action = _action(route, current.method)

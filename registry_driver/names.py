@@ -116,5 +116,5 @@ def is_media_type(text: str) -> bool:
 
 
 def printable(text: str, chars_max: int = 300) -> str:
-    """A client's text as it may stand in an answer or a log: ASCII, bounded."""
-    return text[:chars_max].encode("ascii", "backslashreplace").decode("ascii")
+    """A client's text as it may stand in an answer or a log: one line of ASCII, bounded."""
+    return text[:chars_max].encode("unicode_escape").decode("ascii")

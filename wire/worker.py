@@ -336,9 +336,7 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         set_receive_timeout(conn.sock, self.limits.idle_timeout_s)
         req.body.speedy_request = req  # for wire.body.end_connection
         req.body.speedy_drains = self.drains  # for RequestBody.drain
-        # gunicorn knows the option where it stands alone ("Upgrade, close" is two of them).
-        if any(name == "CONNECTION" and "close" in _options(value) for name, value in req.headers):
-            req.force_close()
+        _check_head(req)
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
@@ -368,8 +366,23 @@ class _Wakeups(PollableMethodQueue):  # type: ignore[misc]
         """
 
 
-def _options(value: str) -> list[str]:
-    return [option.strip().lower() for option in value.split(",")]
+def _check_head(request: Any) -> None:
+    """What gunicorn lets pass. Raises a ParseException, which becomes a refusal."""
+    has_host = False
+    for name, value in request.headers:
+        if name == "HOST":
+            has_host = True
+        elif name == "CONNECTION":
+            # gunicorn knows the option where it stands alone ("Upgrade, close" is two of them).
+            if "close" in (option.strip().lower() for option in value.split(",")):
+                request.force_close()
+        elif name == "TRANSFER-ENCODING" and value.strip().lower() != "chunked":
+            # gunicorn would hand out compressed bytes as if they were the body (RFC 9112, 6.1).
+            raise parser_errors.UnsupportedTransferCoding(value)
+    if request.version >= (1, 1):
+        request.version = (1, 1)  # what we speak is what we answer with
+        if not has_host:
+            raise parser_errors.InvalidHeader("HOST is missing")  # RFC 9112, 3.2
 
 
 def _peer(address: Any) -> str:

@@ -65,9 +65,13 @@ class Client:
     ) -> Reply:
         """One request on the kept connection; a body that is an iterator is sent in chunked encoding."""
         chunked = body is not None and not isinstance(body, bytes)
-        self._connection.request(method, path, body, dict(headers or {}), encode_chunked=chunked)
-        response = self._connection.getresponse()
-        return Reply(response.status, response.headers, response.read())
+        try:
+            self._connection.request(method, path, body, dict(headers or {}), encode_chunked=chunked)
+            response = self._connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+        except BaseException:
+            self._connection.close()  # else every later request fails too, and hides what failed first
+            raise
 
     def socket(self) -> socket.socket:
         return socket.create_connection((self.host, self.port), timeout=TIMEOUT_S)
