@@ -75,6 +75,8 @@ def engine_options(own: ChunkServerSettings, cluster_id: str) -> EngineOptions:
         reserve_bytes=own.reserve_bytes,
         sync=own.sync == "group",
         appenders=own.appenders,
+        compact_below=own.compact_below,
+        compact_bytes_s=own.compact_bytes_s,
     )
     return options
 

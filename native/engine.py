@@ -29,7 +29,7 @@ from native.errors import (
     StoreMismatch,
     VolumeNotFound,
 )
-from native.values import Damage, RangeDigest, ScrubProgress, VolumeInfo
+from native.values import CompactionReport, Damage, RangeDigest, ScrubProgress, VolumeInfo
 
 __all__ = [
     "CHUNK_BYTES_MAX",
@@ -41,6 +41,7 @@ __all__ = [
     "ChunkExists",
     "ChunkInfo",
     "ChunkNotFound",
+    "CompactionReport",
     "Damage",
     "Digest",
     "DiskFull",
@@ -92,7 +93,9 @@ class EngineOptions:
     ``cluster_id`` is a UUID; a directory of another cluster is refused. ``reserve_bytes`` None means two volumes, at
     most 1/16 and at least 1 % of the file system. ``create`` False refuses a directory without a store: a disk that is
     not mounted is noticed. ``sync`` False acknowledges before the bytes are durable. ``appenders`` threads (1 to 8)
-    write at once, each to another volume.
+    write at once, each to another volume. Volumes whose live share is below ``compact_below`` (0: none) are compacted
+    by themselves, looked for every ``compact_every_s``, writing at most ``compact_bytes_s`` bytes a second (0: no
+    bound).
     """
 
     cluster_id: str
@@ -107,6 +110,9 @@ class EngineOptions:
     checkpoint_bytes: int = 256 << 20
     checkpoint_s: float = 60.0
     lock_timeout_s: float = 0.0
+    compact_below: float = 0.7
+    compact_every_s: float = 60.0
+    compact_bytes_s: int = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +161,10 @@ class EngineStat:
     scrub_offset: int
     checkpoints: int
     checkpoint_failures: int
+    compactions: int
+    compaction_failures: int
+    compacted_bytes: int
+    given_back_bytes: int
     queued_bytes: int
     index_bytes: int
     volumes: int
@@ -227,6 +237,9 @@ class Engine:
         native.checkpoint_bytes = options.checkpoint_bytes
         native.checkpoint_s = options.checkpoint_s
         native.lock_timeout_s = options.lock_timeout_s
+        native.compact_below = options.compact_below
+        native.compact_every_s = options.compact_every_s
+        native.compact_bytes_s = options.compact_bytes_s
         native.sync = options.sync
         native.create = options.create
         native.cluster_id = list(uuid.UUID(options.cluster_id).bytes)
@@ -426,6 +439,34 @@ class Engine:
         """Makes everything stored so far cheap to reopen, and returns the space of deleted chunks nobody reads."""
         error = ffi.new("engine_error *")
         if lib.engine_checkpoint(self._handle, error) != lib.ENGINE_OK:
+            _raise(error, 0, self._path)
+
+    def compact(self, below: float = 0.7, bytes_s: int = 0) -> CompactionReport:
+        """Moves the live chunks out of volumes with a live share below ``below`` (0 < below <= 1), and removes these.
+
+        Live share: of the space that a volume takes on the disk. Volumes to which somebody writes stay. Everything else
+        goes on meanwhile. Writes at most ``bytes_s`` bytes a second (0: no bound). ``cancel_compaction`` or ``close``
+        in another thread ends it early.
+        Raises StoreBusy when one is under way, DiskFull, StoreFailed.
+        """
+        report = ffi.new("engine_compaction *")
+        error = ffi.new("engine_error *")
+        if lib.engine_compact(self._handle, below, bytes_s, report, error) != lib.ENGINE_OK:
+            _raise(error, 0, self._path)
+        return CompactionReport(
+            chunks_copied=report.chunks_copied,
+            bytes_copied=report.bytes_copied,
+            bytes_given_back=report.bytes_given_back,
+            volumes_removed=report.volumes_removed,
+            volumes_made=report.volumes_made,
+            volumes_damaged=report.volumes_damaged,
+            stopped=bool(report.stopped),
+        )
+
+    def cancel_compaction(self) -> None:
+        """Makes a ``compact`` in another thread return soon; what it has moved by then counts."""
+        error = ffi.new("engine_error *")
+        if lib.engine_compact_cancel(self._handle, error) != lib.ENGINE_OK:
             _raise(error, 0, self._path)
 
     def close(self) -> None:

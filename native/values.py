@@ -74,3 +74,21 @@ class Damage:
     length: int
     what: str
     found_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionReport:
+    """What ``Engine.compact`` has done.
+
+    ``bytes_copied`` were written into ``volumes_made`` new volumes; the file system got ``bytes_given_back`` more than
+    these take. ``volumes_damaged`` hold a damaged chunk and stay until it is replaced or deleted. ``stopped``: it ended
+    before everything was done.
+    """
+
+    chunks_copied: int
+    bytes_copied: int
+    bytes_given_back: int
+    volumes_removed: int
+    volumes_made: int
+    volumes_damaged: int
+    stopped: bool

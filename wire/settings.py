@@ -31,6 +31,7 @@ from wire.settings_values import (
     Kind,
     Listen,
     Name,
+    Share,
     Size,
     Url,
     UrlList,
@@ -90,6 +91,12 @@ class ChunkServerSettings:
     )
     scrub_every_s: float = _setting(
         7 * 86400.0, Duration(60, 366 * 86400), "time between the beginnings of two such rounds over everything stored"
+    )
+    compact_below: float = _setting(
+        0.7, Share(), "volumes with a smaller live share are packed anew by themselves; 0: none are"
+    )
+    compact_bytes_s: int = _setting(
+        64 * MIB, Size(), "bytes a second that packing may write; 0: as many as the disk can"
     )
     buffer_bytes_max: int = _setting(256 * MIB, Size(64 * MIB), "memory for payloads in transfer")
     threads: int = _setting(32, _THREADS, "requests served at once")

@@ -143,6 +143,24 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A part of a whole: 0 to 1, as a number."""
+
+    @property
+    def allowed(self) -> str:
+        return "a number from 0 to 1"
+
+    def parse(self, raw: Any, base: Path) -> float:
+        share = float(_quantity(raw, {"": 1}))
+        if not 0 <= share <= 1:  # also true for nan
+            raise ValueError
+        return share
+
+    def show(self, value: Any) -> str:
+        return f"{value:g}"
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     names: tuple[str, ...]
 

@@ -17,12 +17,12 @@
  * FILES (integers little-endian, CRC = CRC32C; file names use eight decimal digits for the volume id)
  *   DISK           identity, written once: two copies of a 4 KiB record, at 0 and 4096 (src/identity.c)
  *   LOCK           flock'ed while the store is open; empty
- *   MANIFEST       append log: create / seal / fail / quarantine / replace a volume (src/manifest.c)
+ *   MANIFEST       append log: create / seal / fail / quarantine / replace / compact volumes (src/manifest.c)
  *   v<id>.dat      volume: two superblocks, then needles (src/volume.c, src/needle.h)
  *   v<id>.ckp      sorted index of the volume up to a tail; .ckp.old is the one before (src/checkpoint.c)
  *   v<id>.del      delete log (src/delete_log.c)
  *   SCRUB          how far the scrub has come; disposable (src/scrub_cursor.c)
- *   *.tmp          unfinished; removed at open
+ *   *.tmp          unfinished; removed at open, but for a v<id>.dat.tmp that the MANIFEST says is a volume
  * Every log and every batch of needles starts its appends on a 4 KiB boundary, so that a torn write cannot hit a sector
  * that holds something acknowledged. Validity of a needle and the reader's algorithm: src/needle.h and src/recovery.c.
  *
@@ -33,8 +33,9 @@
  * tests/native/oracle.py is such a reader.
  *
  * THREADS. Every function may be called from any thread at any time, except engine_free, which must be the last call.
- * To a store belong its appenders (the only writers of volumes, options.appenders threads) and the keeper (checkpoints,
- * punching, sealing, preparing the next volume).
+ * To a store belong its appenders (the only writers of volumes that take chunks, options.appenders threads), the keeper
+ * (checkpoints, punching, sealing, preparing the next volume) and the compactor (moving live chunks out of volumes that
+ * are mostly dead).
  *
  * STATUS. Functions return an engine_status and describe failures in *error (never NULL, owned by the caller).
  */
@@ -116,6 +117,9 @@ typedef struct engine_options {
     double checkpoint_s;            /* seconds between two checkpoints of a changed volume */
     double queue_timeout_s;         /* how long a put may wait for its turn before ENGINE_BUSY */
     double lock_timeout_s;          /* how long open waits for the process before us to leave */
+    double compact_below;           /* sealed volumes with a smaller live share are compacted by themselves; 0: never */
+    double compact_every_s;         /* seconds between two looks for them */
+    uint64_t compact_bytes_s;       /* that compacting by itself may write a second; 0: no bound */
     uint32_t appenders;             /* threads that write at once, each to another volume; 1 to 8 */
     int32_t sync;                   /* 0: do not fdatasync before acknowledging */
     int32_t create;                 /* 0: refuse a directory without a store (an unmounted mount point) */
@@ -189,6 +193,10 @@ typedef struct engine_stats {
     uint64_t corrupt_reads;
     uint64_t checkpoints;
     uint64_t checkpoint_failures;
+    uint64_t compactions;           /* volumes made by compacting, and empty ones removed */
+    uint64_t compaction_failures;
+    uint64_t compacted_bytes;       /* that compacting has written */
+    uint64_t given_back_bytes;      /* to the file system, by compacting */
     uint64_t queued_bytes;
     uint64_t index_bytes;           /* memory of the index */
     uint64_t scrubbed_bytes;        /* read by the scrub */
@@ -227,6 +235,16 @@ typedef struct engine_damage {
     uint32_t length;            /* payload bytes */
     char what[96];              /* one line, zero-terminated */
 } engine_damage;
+
+typedef struct engine_compaction {
+    uint64_t chunks_copied;
+    uint64_t bytes_copied;          /* written, headers and rounding included */
+    uint64_t bytes_given_back;      /* to the file system, less what the new volumes take */
+    uint32_t volumes_removed;
+    uint32_t volumes_made;
+    uint32_t volumes_damaged;       /* left as they are: they hold a damaged chunk, until it is replaced or deleted */
+    uint32_t stopped;               /* 1: ended before everything was done */
+} engine_compaction;
 
 typedef struct engine_store engine_store;
 typedef struct engine_digest engine_digest;
@@ -298,6 +316,20 @@ int engine_stat(engine_store *store, engine_stats *stats, engine_error *error);
 
 /* Makes everything acknowledged so far cheap to reopen, and returns the space of deleted chunks that nobody reads. */
 int engine_checkpoint(engine_store *store, engine_error *error);
+
+/*
+ * Moves the live chunks out of volumes into new, tightly packed ones and removes the old, wherever the share of live bytes
+ * in the space that the volume takes on the disk is smaller than below (0 < below <= 1). Volumes that take chunks are
+ * sealed for it, unless somebody writes to them. Everything else goes on meanwhile. Writes at most bytes_s bytes a second
+ * (0: no bound), also into the reserve. Damaged chunks are neither copied nor dropped: their volumes stay. *report says
+ * what was done, also after a failure. BUSY: one is under way. DISK_FULL: no space for the live chunks of any such
+ * volume. FAILED.
+ */
+int engine_compact(engine_store *store, double below, uint64_t bytes_s, engine_compaction *report,
+                   engine_error *error);
+
+/* Makes an engine_compact in another thread end soon, with stopped set; what it has moved by then counts. */
+int engine_compact_cancel(engine_store *store, engine_error *error);
 
 /* Lets running calls end, writes what is queued, checkpoints and releases the directory. Idempotent. A failure is
  * reported after everything was released. Later calls answer CLOSED. */

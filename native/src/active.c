@@ -72,6 +72,27 @@ void active_release(engine_store *store, struct volume *volume)
     pthread_mutex_unlock(&store->volumes_lock);
 }
 
+bool active_close(engine_store *store, struct volume *volume)
+{
+    bool closed = false;
+    pthread_mutex_lock(&store->volumes_lock);
+    for (unsigned i = 0; i < store->active_count && !closed; i++) {
+        if (store->active[i] != volume || volume->claimed)
+            continue;
+        store->active[i] = store->active[--store->active_count];
+        pthread_mutex_lock(&volume->lock);
+        if (volume->state == VOLUME_ACTIVE)
+            volume->state = VOLUME_CLOSING;
+        pthread_mutex_unlock(&volume->lock);
+        closed = true;
+    }
+    pthread_cond_broadcast(&store->volume_released);
+    pthread_mutex_unlock(&store->volumes_lock);
+    if (closed)
+        keeper_wake(store);
+    return closed;
+}
+
 /* Waits until a volume that somebody writes to can be tried; false when there is none. */
 static bool wait_for_another(engine_store *store, uint64_t footprint, const struct attempt *attempt)
 {

@@ -244,6 +244,23 @@ bool chunk_index_fill(struct chunk_index *index, const struct chunk_place *place
     return true;
 }
 
+bool chunk_index_move(struct chunk_index *index, const struct chunk_place *from, const struct chunk_place *to)
+{
+    struct shard *shard = shard_of(index, from->fid);
+    bool moved = false;
+    pthread_mutex_lock(&shard->lock);
+    struct entry *entry = find(shard, from->fid);
+    if (from->fid != 0 && entry != NULL && fid_of(entry) == from->fid) {
+        struct chunk_place now;
+        unpack(entry, &now);
+        moved = now.slot == from->slot && now.offset == from->offset;
+        if (moved)
+            pack(entry, to);
+    }
+    pthread_mutex_unlock(&shard->lock);
+    return moved;
+}
+
 /* Closes the gap at entry: whatever was pushed past its home by it moves back. */
 static void close_gap(struct shard *shard, uint32_t gap)
 {

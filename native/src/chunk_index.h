@@ -50,6 +50,9 @@ void chunk_index_prefetch(struct chunk_index *index, uint64_t fid);
 bool chunk_index_fill(struct chunk_index *index, const struct chunk_place *place, bool *replaced,
                       struct chunk_place *before);
 
+/* Moves the fid to another place if it is still at this one; needs no reservation. */
+bool chunk_index_move(struct chunk_index *index, const struct chunk_place *from, const struct chunk_place *to);
+
 /* Removes the fid if it is still at this slot and offset. */
 bool chunk_index_remove(struct chunk_index *index, uint64_t fid, uint32_t slot, uint64_t offset,
                         struct chunk_place *place);

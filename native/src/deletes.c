@@ -51,7 +51,12 @@ static void record_group(engine_store *store, struct delete_request **group, siz
     }
     pthread_mutex_lock(&volume->lock);
     uint64_t next_seq = volume->next_seq;
+    bool gone = volume->state == VOLUME_GONE;
     pthread_mutex_unlock(&volume->lock);
+    /* Compacted since the place was found. The chunk is looked for again; a needle that was superseded did not come
+     * along, or is on record as dead where it is. */
+    if (gone)
+        return;
     /* A durable record of a needle that is not durable would look like lost data after a crash. */
     int status = volumes_sync(store, volume, next_seq, &error);
     if (status == ENGINE_OK)
@@ -114,7 +119,7 @@ static void submit(engine_store *store, struct delete_request *request)
     request->next = queue->first;
     queue->first = request;
     while (!request->done) {
-        if (queue->led) {
+        if (queue->led || queue->holds > 0) {
             /* Bounded: the leader's round ends with its I/O. */
             pthread_cond_wait(&queue->changed, &queue->lock);
             continue;
@@ -134,6 +139,35 @@ static void submit(engine_store *store, struct delete_request *request)
     }
     pthread_mutex_unlock(&queue->lock);
     keeper_wake(store);
+}
+
+void deletes_hold(engine_store *store)
+{
+    struct delete_queue *queue = &store->deletes;
+    pthread_mutex_lock(&queue->lock);
+    queue->holds++;
+    /* Bounded: the round under way ends with its I/O, and no other begins. */
+    while (queue->led)
+        pthread_cond_wait(&queue->changed, &queue->lock);
+    queue->led = true;
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void deletes_resume(engine_store *store)
+{
+    struct delete_queue *queue = &store->deletes;
+    pthread_mutex_lock(&queue->lock);
+    queue->led = false;
+    queue->holds--;
+    pthread_cond_broadcast(&queue->changed);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void deletes_block(engine_store *store)
+{
+    pthread_mutex_lock(&store->deletes.lock);
+    store->deletes.blocked = true;
+    pthread_mutex_unlock(&store->deletes.lock);
 }
 
 void deletes_repair_begins(engine_store *store, struct repair *repair)
@@ -223,9 +257,7 @@ int deletes_supersede(engine_store *store, const struct chunk_place *place, engi
     submit(store, &request);
     if (request.status != ENGINE_OK) {
         *error = request.error;
-        pthread_mutex_lock(&store->deletes.lock);
-        store->deletes.blocked = true;
-        pthread_mutex_unlock(&store->deletes.lock);
+        deletes_block(store);
     }
     return request.status;
 }

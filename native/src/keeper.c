@@ -130,6 +130,13 @@ static void record_failure(engine_store *store, struct volume *volume)
 static bool care_for(engine_store *store, struct volume *volume, bool all, int *status, engine_error *error)
 {
     const uint64_t interval_ns = (uint64_t)(store->options.checkpoint_s * 1e9);
+    pthread_mutex_lock(&volume->lock);
+    bool gone = volume->state == VOLUME_GONE;
+    pthread_mutex_unlock(&volume->lock);
+    if (gone) {
+        (void)volume_release(volume);
+        return false;
+    }
     record_failure(store, volume);
     bool waits = volume_punch(volume);
     pthread_mutex_lock(&volume->lock);

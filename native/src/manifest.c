@@ -1,6 +1,7 @@
 /*
- * MANIFEST: records of 256 bytes, each append on a 4 KiB boundary of its own.
- *      0 u32 magic "MANF"     4 u16 version (1)   6 u16 event (manifest_event)   8 u64 seq, dense from 1
+ * MANIFEST: records of 256 bytes, each append on a 4 KiB boundary of its own. REPLACE, COMPACT and WITHDRAW stand there
+ * twice, at 0 and at 2048: a damaged bit must not bring replaced volumes back. A rewrite puts records behind each other.
+ *      0 u32 magic "MANF"     4 u16 version (1)   6 u16 event (manifest_event)   8 u64 seq, ascending from 1
  *     16 u8[16] volume uuid  32 u32 volume id    36 u32 zero                   40 u64 volume size
  *     48 u64 tail            56 u64 fid max      64 u64 Unix time, µs          72 zeros
  *    252 u32 CRC of bytes 0..251
@@ -8,6 +9,12 @@
  * volume is found again in its superblock or by scanning it). Appends go behind the end of the file, rounded up, so a
  * torn record is never overwritten and never mistaken for the end. When the file is larger than 1 MiB and mostly
  * alignment or history, it is rewritten packed at open.
+ *
+ * A COMPACT record is the moment at which a compaction counts. Its volume is called v<id>.dat.tmp until then and gets its
+ * name afterwards, then the replaced files are removed. So a reader takes a COMPACT record as never written when its volume has
+ * no file under either name and was not replaced itself, or a WITHDRAW record says so (whoever wrote it did not learn if it
+ * got to the disk, and withdrew it by removing the file); the volumes it lists then hold their chunks as before.
+ * Otherwise these are not read, whether their files are still there or not. The last COMPACT that lists a volume counts.
  */
 #include "manifest.h"
 
@@ -23,8 +30,12 @@
 #define RECORD_BYTES 256u
 #define RECORD_MAGIC 0x464e414du
 #define RECORD_VERSION 1
+#define COUNT_AT 72
+#define IDS_AT 76
 #define CRC_AT 252
+#define COPY_AT 2048 /* in another sector */
 #define PACK_ABOVE_BYTES ((uint64_t)1 << 20)
+#define PACKED_EVENTS 6 /* that a rewrite keeps of a volume */
 #define FILE_BYTES_MAX ((uint64_t)1 << 30)
 
 static void encode(uint8_t *record, enum manifest_event event, const struct manifest_volume *volume, uint64_t seq)
@@ -40,6 +51,14 @@ static void encode(uint8_t *record, enum manifest_event event, const struct mani
     store_u64(record + 48, volume->tail);
     store_u64(record + 56, volume->fid_max);
     store_u64(record + 64, clock_unix_us());
+    store_u32(record + CRC_AT, engine_crc32c(0, record, CRC_AT));
+}
+
+static void encode_replaced(uint8_t *record, const uint32_t *replaced, size_t count)
+{
+    store_u32(record + COUNT_AT, (uint32_t)count);
+    for (size_t i = 0; i < count; i++)
+        store_u32(record + IDS_AT + 4 * i, replaced[i]);
     store_u32(record + CRC_AT, engine_crc32c(0, record, CRC_AT));
 }
 
@@ -100,7 +119,7 @@ static bool apply(struct manifest *manifest, uint16_t event, const struct manife
         return false;
     if (volume->fid_max > row->fid_max)
         row->fid_max = volume->fid_max;
-    if (event == MANIFEST_SEAL) {
+    if (event == MANIFEST_SEAL || event == MANIFEST_COMPACT) {
         row->sealed = true;
         row->tail = volume->tail;
     } else if (event == MANIFEST_FAIL) {
@@ -110,8 +129,33 @@ static bool apply(struct manifest *manifest, uint16_t event, const struct manife
         row->quarantined = true;
     } else if (event == MANIFEST_REPLACE) {
         row->replaced = true;
+    } else if (event == MANIFEST_WITHDRAW) {
+        row->withdrawn = true;
     }
     return true;
+}
+
+static bool apply_replaced(struct manifest *manifest, uint32_t by, const uint32_t *replaced, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct manifest_volume named = {.id = replaced[i]};
+        struct manifest_volume *row = row_of(manifest, &named);
+        if (row == NULL)
+            return false;
+        row->replaced_by = by;
+    }
+    return true;
+}
+
+/* The ids that a valid COMPACT record lists; how many. */
+static size_t replaced_of(const uint8_t *record, uint32_t replaced[MANIFEST_REPLACED_MAX])
+{
+    size_t count = load_u32(record + COUNT_AT);
+    if (count > MANIFEST_REPLACED_MAX)
+        count = MANIFEST_REPLACED_MAX;
+    for (size_t i = 0; i < count; i++)
+        replaced[i] = load_u32(record + IDS_AT + 4 * i);
+    return count;
 }
 
 static int read_records(struct manifest *manifest, const uint8_t *content, uint64_t size, engine_error *error)
@@ -128,7 +172,10 @@ static int read_records(struct manifest *manifest, const uint8_t *content, uint6
         memcpy(volume.uuid, record + 16, 16);
         volume.tail = load_u64(record + 48);
         volume.fid_max = load_u64(record + 56);
-        if (!apply(manifest, load_u16(record + 6), &volume))
+        uint16_t event = load_u16(record + 6);
+        uint32_t replaced[MANIFEST_REPLACED_MAX];
+        size_t count = event == MANIFEST_COMPACT ? replaced_of(record, replaced) : 0;
+        if (!apply(manifest, event, &volume) || !apply_replaced(manifest, volume.id, replaced, count))
             return failure(error, ENGINE_NO_MEMORY, 0, "no memory for the volume table");
         if (load_u64(record + 8) >= manifest->next_seq)
             manifest->next_seq = load_u64(record + 8) + 1;
@@ -136,26 +183,84 @@ static int read_records(struct manifest *manifest, const uint8_t *content, uint6
     return ENGINE_OK;
 }
 
-/* History that nobody needs: alignment, and what happened to volumes that are gone. */
-static int pack(struct manifest *manifest, uint64_t size, engine_error *error)
+void manifest_settle(struct manifest *manifest, bool (*has_file)(void *argument, uint32_t id), void *argument)
 {
-    uint64_t needed = 5 * manifest->count * RECORD_BYTES;
+    /* Downwards: what replaces a volume has a higher id and is decided before. */
+    for (size_t i = manifest->count; i-- > 0;) {
+        struct manifest_volume *row = &manifest->volumes[i];
+        if (row->replaced_by == 0)
+            continue;
+        const struct manifest_volume *by = manifest_find(manifest, row->replaced_by);
+        if (by != NULL && by->id > row->id && !by->withdrawn && (by->replaced || has_file(argument, by->id)))
+            row->replaced = true;
+    }
+    for (size_t i = 0; i < manifest->count; i++) {
+        struct manifest_volume *made = &manifest->volumes[i];
+        bool withdrawn = false;
+        if (made->replaced || made->withdrawn || has_file(argument, made->id))
+            continue;
+        /* Files are removed only when the record is known to hold: as long as all are there, this one was withdrawn and
+         * is not missing. */
+        for (size_t other = 0; other < i; other++) {
+            const struct manifest_volume *row = &manifest->volumes[other];
+            if (row->replaced_by != made->id)
+                continue;
+            withdrawn = has_file(argument, row->id);
+            if (!withdrawn)
+                break;
+        }
+        if (withdrawn) {
+            engine_error ignored;
+            struct manifest_volume gone = *made;
+            made->withdrawn = true;
+            /* On record, for when those that it lists are replaced by another. The next open tries again. */
+            (void)manifest_append(manifest, MANIFEST_WITHDRAW, &gone, &ignored);
+        }
+    }
+}
+
+uint64_t manifest_replaced_fid_max(const struct manifest *manifest)
+{
+    uint64_t fid_max = 0;
+    for (size_t i = 0; i < manifest->count; i++)
+        if (manifest->volumes[i].replaced && manifest->volumes[i].fid_max > fid_max)
+            fid_max = manifest->volumes[i].fid_max;
+    return fid_max;
+}
+
+int manifest_pack(struct manifest *manifest, engine_error *error)
+{
+    uint64_t size = manifest->tail;
+    uint64_t needed = PACKED_EVENTS * manifest->count * RECORD_BYTES;
     if (size <= PACK_ABOVE_BYTES || size / 4 <= needed)
         return ENGINE_OK;
     uint8_t *content = malloc(needed);
     if (content == NULL)
         return ENGINE_OK; /* packing can wait */
+    uint64_t fid_max = manifest_replaced_fid_max(manifest);
     size_t used = 0;
     uint64_t seq = manifest->next_seq;
     for (size_t i = 0; i < manifest->count; i++) {
-        const struct manifest_volume *volume = &manifest->volumes[i];
-        const bool happened[] = {true, volume->sealed, volume->failed, volume->quarantined, volume->replaced};
-        /* The highest id stays although replaced: ids are not reused. */
-        if (volume->replaced && i + 1 < manifest->count)
+        struct manifest_volume *volume = &manifest->volumes[i];
+        const struct {
+            enum manifest_event event;
+            bool happened;
+        } events[PACKED_EVENTS] = {
+            {MANIFEST_CREATE, true},
+            {MANIFEST_SEAL, volume->sealed},
+            {MANIFEST_FAIL, volume->failed},
+            {MANIFEST_QUARANTINE, volume->quarantined},
+            {MANIFEST_REPLACE, volume->replaced},
+            {MANIFEST_WITHDRAW, volume->withdrawn},
+        };
+        /* The highest id stays although replaced: ids are not reused. And fids are not, so it keeps theirs. */
+        if ((volume->replaced || volume->withdrawn) && i + 1 < manifest->count)
             continue;
-        for (int event = MANIFEST_CREATE; event <= MANIFEST_REPLACE; event++) {
-            if (happened[event - MANIFEST_CREATE]) {
-                encode(content + used, (enum manifest_event)event, volume, seq++);
+        if (i + 1 == manifest->count && fid_max > volume->fid_max)
+            volume->fid_max = fid_max;
+        for (size_t at = 0; at < PACKED_EVENTS; at++) {
+            if (events[at].happened) {
+                encode(content + used, events[at].event, volume, seq++);
                 used += RECORD_BYTES;
             }
         }
@@ -193,6 +298,7 @@ int manifest_open(struct manifest *manifest, const struct engine_io *io, int dir
         return failure_os(error, errno, "cannot sync MANIFEST");
     (void)io->drop_cache(io->context, manifest->file, 0, size);
     manifest->tail = round_up(size, BLOCK_BYTES);
+    manifest->named = size > 0;
     if (size == 0)
         return ENGINE_OK;
     uint8_t *content = malloc(size);
@@ -204,7 +310,7 @@ int manifest_open(struct manifest *manifest, const struct engine_io *io, int dir
     else
         status = read_records(manifest, content, size, error);
     free(content);
-    return status == ENGINE_OK ? pack(manifest, size, error) : status;
+    return status;
 }
 
 void manifest_close(struct manifest *manifest)
@@ -218,36 +324,77 @@ void manifest_close(struct manifest *manifest)
     manifest->file = -1;
 }
 
+/* manifest.lock is held. Makes one record durable and moves on. *reached: it may be on the disk. */
+static int append_locked(struct manifest *manifest, const uint8_t *record, bool *reached, engine_error *error)
+{
+    const struct engine_io *io = manifest->io;
+    uint8_t block[COPY_AT + RECORD_BYTES] = {0};
+    size_t length = load_u16(record + 6) >= MANIFEST_REPLACE ? sizeof block : RECORD_BYTES;
+    memcpy(block, record, RECORD_BYTES);
+    memcpy(block + COPY_AT, record, RECORD_BYTES);
+    *reached = true;
+    uint64_t start = manifest->tail;
+    manifest->tail += BLOCK_BYTES;
+    manifest->next_seq++;
+    if (io_write(io, manifest->file, block, length, start) != 0) {
+        /* Not synced, so the place may hold anything; the next record goes to the next block. */
+        int status = failure_os(error, errno, "cannot write MANIFEST");
+        manifest->failed = status != ENGINE_DISK_FULL;
+        return status;
+    }
+    /* fsync, not fdatasync: cheap here, and the size must be durable. The first one also covers the name. */
+    if (io->fsync(io->context, manifest->file) != 0 ||
+        (!manifest->named && io->fsync(io->context, manifest->directory) != 0)) {
+        manifest->failed = true;
+        return failure(error, ENGINE_FAILED, errno, "cannot sync MANIFEST");
+    }
+    manifest->named = true;
+    return ENGINE_OK;
+}
+
 int manifest_append(struct manifest *manifest, enum manifest_event event, const struct manifest_volume *volume,
                     engine_error *error)
 {
-    const struct engine_io *io = manifest->io;
     uint8_t record[RECORD_BYTES];
-    int status = ENGINE_OK;
+    bool reached = false;
+    pthread_mutex_lock(&manifest->lock);
+    int status;
+    if (manifest->failed) {
+        status = failure(error, ENGINE_FAILED, 0, "MANIFEST failed before and takes no records");
+    } else {
+        encode(record, event, volume, manifest->next_seq);
+        status = append_locked(manifest, record, &reached, error);
+    }
+    if (status == ENGINE_OK && !apply(manifest, (uint16_t)event, volume))
+        status = failure(error, ENGINE_NO_MEMORY, 0, "no memory for the volume table");
+    pthread_mutex_unlock(&manifest->lock);
+    return status;
+}
+
+int manifest_append_compaction(struct manifest *manifest, const struct manifest_volume *made, const uint32_t *replaced,
+                               size_t count, bool *in_doubt, engine_error *error)
+{
+    uint8_t record[RECORD_BYTES];
+    int status;
+    *in_doubt = false;
     pthread_mutex_lock(&manifest->lock);
     if (manifest->failed) {
         status = failure(error, ENGINE_FAILED, 0, "MANIFEST failed before and takes no records");
         goto cleanup;
     }
-    encode(record, event, volume, manifest->next_seq);
-    if (io_write(io, manifest->file, record, sizeof record, manifest->tail) != 0) {
-        /* Not synced, so the place may hold anything; the next record goes to the next block. */
-        status = failure_os(error, errno, "cannot write MANIFEST");
-        manifest->failed = status != ENGINE_DISK_FULL;
-        manifest->tail += BLOCK_BYTES;
-        goto cleanup;
-    }
-    manifest->tail += BLOCK_BYTES;
-    manifest->next_seq++;
-    /* fsync, not fdatasync: cheap here, and the size must be durable. The first one also covers the name. */
-    if (io->fsync(io->context, manifest->file) != 0 ||
-        (manifest->tail == BLOCK_BYTES && io->fsync(io->context, manifest->directory) != 0)) {
-        status = failure(error, ENGINE_FAILED, errno, "cannot sync MANIFEST");
-        manifest->failed = true;
-        goto cleanup;
-    }
-    if (!apply(manifest, (uint16_t)event, volume))
+    /* Memory first: nothing may fail any more once the record is there. */
+    if (row_of(manifest, made) == NULL) {
         status = failure(error, ENGINE_NO_MEMORY, 0, "no memory for the volume table");
+        goto cleanup;
+    }
+    encode(record, MANIFEST_COMPACT, made, manifest->next_seq);
+    encode_replaced(record, replaced, count);
+    status = append_locked(manifest, record, in_doubt, error);
+    if (status == ENGINE_OK) {
+        *in_doubt = false;
+        (void)apply(manifest, MANIFEST_COMPACT, made);
+        (void)apply_replaced(manifest, made->id, replaced, count);
+    }
 cleanup:
     pthread_mutex_unlock(&manifest->lock);
     return status;

@@ -7,73 +7,12 @@
 #include <string.h>
 
 #include "checkpoint.h"
+#include "directory.h"
 #include "failure.h"
 #include "recovery.h"
 #include "store.h"
 
-#define NAMES_MAX 1000000u
 #define PREFETCHED 16u /* chunks ahead whose place in the index is on its way into the processor's cache */
-
-struct directory_listing {
-    engine_store *store;
-    uint32_t *volume_ids; /* owned */
-    size_t volume_count;
-    size_t volume_capacity;
-    char (*temporaries)[VOLUME_NAME_BYTES]; /* owned */
-    size_t temporary_count;
-    size_t temporary_capacity;
-    bool no_memory;
-};
-
-static bool is_temporary(const char *name)
-{
-    return volume_id_of(name, ".dat.tmp") != 0 || volume_id_of(name, ".ckp.tmp") != 0 ||
-           volume_id_of(name, ".del.tmp") != 0 || strcmp(name, "MANIFEST.tmp") == 0 || strcmp(name, "DISK.tmp") == 0 ||
-           strcmp(name, "SCRUB.tmp") == 0;
-}
-
-static bool is_known(const char *name)
-{
-    return strcmp(name, "DISK") == 0 || strcmp(name, "LOCK") == 0 || strcmp(name, "MANIFEST") == 0 ||
-           strcmp(name, "SCRUB") == 0 || strcmp(name, "lost+found") == 0 || volume_id_of(name, ".ckp") != 0 || volume_id_of(name, ".ckp.old") != 0 ||
-           volume_id_of(name, ".del") != 0;
-}
-
-static void see_name(void *argument, const char *name)
-{
-    struct directory_listing *listing = argument;
-    uint32_t id = volume_id_of(name, ".dat");
-    if (listing->volume_count + listing->temporary_count > NAMES_MAX)
-        return;
-    if (id != 0) {
-        if (listing->volume_count == listing->volume_capacity) {
-            size_t capacity = listing->volume_capacity == 0 ? 64 : 2 * listing->volume_capacity;
-            uint32_t *ids = realloc(listing->volume_ids, capacity * sizeof *ids);
-            if (ids == NULL) {
-                listing->no_memory = true;
-                return;
-            }
-            listing->volume_ids = ids;
-            listing->volume_capacity = capacity;
-        }
-        listing->volume_ids[listing->volume_count++] = id;
-    } else if (is_temporary(name)) {
-        if (listing->temporary_count == listing->temporary_capacity) {
-            size_t capacity = listing->temporary_capacity == 0 ? 8 : 2 * listing->temporary_capacity;
-            char(*names)[VOLUME_NAME_BYTES] = realloc(listing->temporaries, capacity * sizeof *names);
-            if (names == NULL) {
-                listing->no_memory = true;
-                return;
-            }
-            listing->temporaries = names;
-            listing->temporary_capacity = capacity;
-        }
-        (void)strncpy(listing->temporaries[listing->temporary_count], name, VOLUME_NAME_BYTES - 1);
-        listing->temporaries[listing->temporary_count++][VOLUME_NAME_BYTES - 1] = 0;
-    } else if (!is_known(name)) {
-        listing->store->unknown_files++;
-    }
-}
 
 /* A chunk that was found twice: the copy that lost, to be recorded as dead. */
 struct loser_list {
@@ -363,46 +302,30 @@ static void bury_losers(engine_store *store, const struct loser_list *losers)
     }
 }
 
-static int ascending(const void *left, const void *right)
-{
-    uint32_t a = *(const uint32_t *)left;
-    uint32_t b = *(const uint32_t *)right;
-    return a < b ? -1 : a > b;
-}
-
-static int read_all(engine_store *store, struct directory_listing *names, engine_error *error)
+static int read_all(engine_store *store, const struct directory_listing *listing, engine_error *error)
 {
     struct loser_list losers;
     int status = ENGINE_OK;
     memset(&losers, 0, sizeof losers);
-    if (names->volume_count > 1)
-        qsort(names->volume_ids, names->volume_count, sizeof names->volume_ids[0], ascending);
     uint64_t expected = 0;
-    for (size_t i = 0; i < names->volume_count; i++)
-        expected += checkpoint_announces(store->io, store->directory, names->volume_ids[i]);
+    for (size_t i = 0; i < listing->volumes.count; i++)
+        expected += checkpoint_announces(store->io, store->directory, listing->volumes.ids[i]);
     /* Growing step by step would move every entry several times. Where there is no memory, filling will tell. */
     (void)chunk_index_expect(store->index, expected);
-    for (size_t i = 0; i < names->volume_count && status == ENGINE_OK; i++) {
-        uint32_t id = names->volume_ids[i];
-        const struct manifest_volume *row = manifest_find(&store->manifest, id);
-        if (row != NULL && row->replaced) {
-            char name[VOLUME_NAME_BYTES];
-            volume_name(name, id, ".dat");
-            (void)store->io->unlink(store->io->context, store->directory, name);
-            continue;
-        }
-        status = read_volume(store, id, &losers, error);
-    }
+    for (size_t i = 0; i < listing->volumes.count && status == ENGINE_OK; i++)
+        status = read_volume(store, listing->volumes.ids[i], &losers, error);
     for (size_t i = 0; i < store->manifest.count; i++) {
         const struct manifest_volume *row = &store->manifest.volumes[i];
         if (row->id >= store->next_id)
             store->next_id = row->id + 1;
-        if (!row->replaced && (names->volume_count == 0 ||
-                               bsearch(&row->id, names->volume_ids, names->volume_count, sizeof row->id, ascending) == NULL))
+        if (!row->replaced && !row->withdrawn && !id_list_has(&listing->volumes, row->id))
             store->volumes_unreadable++; /* MANIFEST knows a volume whose file is gone */
     }
-    if (names->volume_count > 0 && names->volume_ids[names->volume_count - 1] >= store->next_id)
-        store->next_id = names->volume_ids[names->volume_count - 1] + 1;
+    /* No file of another life, not even one that could not be removed, may lie where a new volume's will. */
+    const struct id_list *const lists[] = {&listing->volumes, &listing->prepared, &listing->beside};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        if (lists[i]->count > 0 && lists[i]->ids[lists[i]->count - 1] >= store->next_id)
+            store->next_id = lists[i]->ids[lists[i]->count - 1] + 1;
     if (status == ENGINE_OK) {
         choose_active(store);
         bury_losers(store, &losers);
@@ -413,32 +336,19 @@ static int read_all(engine_store *store, struct directory_listing *names, engine
 
 int opening_read(engine_store *store, engine_error *error)
 {
-    const struct engine_io *io = store->io;
-    struct directory_listing names = {.store = store};
-    int status = ENGINE_OK;
+    struct directory_listing listing;
     store->next_id = 1;
-    if (io->list(io->context, store->directory, see_name, &names) != 0) {
-        status = failure(error, ENGINE_FAILED, errno, "cannot list the directory");
-        goto cleanup;
-    }
-    if (names.no_memory) {
-        status = failure(error, ENGINE_NO_MEMORY, 0, "no memory to list the directory");
-        goto cleanup;
-    }
-    for (size_t i = 0; i < names.temporary_count; i++)
-        (void)io->unlink(io->context, store->directory, names.temporaries[i]);
-    /* Names that a process before us made but did not get to sync. */
-    if (io->fsync(io->context, store->directory) != 0) {
-        status = failure(error, ENGINE_FAILED, errno, "cannot sync the directory");
-        goto cleanup;
-    }
-    status = manifest_open(&store->manifest, io, store->directory, error);
+    int status = directory_read(store, &listing, error);
     if (status == ENGINE_OK)
-        status = read_all(store, &names, error);
+        status = manifest_open(&store->manifest, store->io, store->directory, error);
+    if (status == ENGINE_OK)
+        status = directory_tidy(&listing, error);
+    if (status == ENGINE_OK) {
+        atomic_store(&store->replaced_fid_max, manifest_replaced_fid_max(&store->manifest));
+        status = read_all(store, &listing, error);
+    }
     store->damaged_records += store->manifest.damaged_records;
     scrub_open(store);
-cleanup:
-    free(names.volume_ids);
-    free(names.temporaries);
+    directory_free(&listing);
     return status;
 }

@@ -104,6 +104,14 @@ static void drop_batch(struct scrub *scrub)
     scrub->more = false;
 }
 
+static bool is_there(struct volume *volume)
+{
+    pthread_mutex_lock(&volume->lock);
+    bool there = volume->state != VOLUME_GONE;
+    pthread_mutex_unlock(&volume->lock);
+    return there;
+}
+
 static void begin_round(engine_store *store)
 {
     struct scrub *scrub = &store->scrub;
@@ -112,7 +120,7 @@ static void begin_round(engine_store *store)
     uint32_t slots = volumes_count(store);
     for (uint32_t slot = 0; slot < slots; slot++) {
         struct volume *volume = volumes_get(store, slot);
-        if (volume == NULL)
+        if (volume == NULL || !is_there(volume))
             continue;
         pthread_mutex_lock(&volume->lock);
         total_bytes += volume->live_bytes;
@@ -165,14 +173,15 @@ static struct volume *volume_from(engine_store *store, uint32_t id, uint32_t las
     uint32_t slots = volumes_count(store);
     for (uint32_t slot = 0; slot < slots; slot++) {
         struct volume *volume = volumes_get(store, slot);
-        if (volume != NULL && volume->id >= id && volume->id <= last_id && (found == NULL || volume->id < found->id))
+        if (volume != NULL && volume->id >= id && volume->id <= last_id &&
+            (found == NULL || volume->id < found->id) && is_there(volume))
             found = volume;
     }
     return found;
 }
 
 /* Both copies: with one of them gone nothing is lost yet. */
-static void check_superblocks(struct scrub *scrub, struct scrub_reading *reading)
+static void check_superblocks(struct scrub *scrub, struct scrub_reading *reading, struct volume *volume)
 {
     for (unsigned copy = 0; copy < SUPERBLOCKS; copy++) {
         engine_damage found = {
@@ -180,7 +189,7 @@ static void check_superblocks(struct scrub *scrub, struct scrub_reading *reading
             .offset = (uint64_t)copy * BLOCK_BYTES,
             .found_s = clock_unix_us() / 1000000u,
         };
-        if (scrub_reading_superblock(reading, copy, found.what))
+        if (scrub_reading_superblock(reading, copy, found.what) || !is_there(volume))
             scrub_forget(scrub, found.volume, found.offset);
         else
             scrub_remember(scrub, &found);
@@ -213,7 +222,7 @@ static int next_batch(engine_store *store, struct scrub_reading *reading, bool *
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a scrub");
     uint64_t from = volume->id == cursor.volume ? cursor.offset : 0;
     if (from == 0)
-        check_superblocks(scrub, reading);
+        check_superblocks(scrub, reading, volume);
     move_cursor(scrub, volume->id, from == 0 ? VOLUME_DATA_START : from);
     scrub->volume = volume;
     scrub->count = inspect_gather(store, volume->slot, from, scrub->places, SCRUB_BATCH_MAX);

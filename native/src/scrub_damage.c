@@ -47,7 +47,10 @@ static void forget_what_is_gone(engine_store *store)
         struct volume *volume = NULL;
         if (entry->fid != 0 && chunk_index_get(store->index, entry->fid, &place, NULL, NULL))
             volume = volumes_get(store, place.slot);
-        if (entry->fid == 0 || (volume != NULL && volume->id == entry->volume && place.offset == entry->offset))
+        bool remains = volume != NULL && volume->id == entry->volume && place.offset == entry->offset;
+        if (entry->fid == 0)
+            remains = inspect_find(store, entry->volume) != NULL; /* a superblock goes with its volume */
+        if (remains)
             i++;
         else
             scrub->damage[i] = scrub->damage[--scrub->damage_count];

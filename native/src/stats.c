@@ -12,6 +12,10 @@
 static void add_volume(struct volume *volume, engine_stats *stats)
 {
     pthread_mutex_lock(&volume->lock);
+    if (volume->state == VOLUME_GONE) {
+        pthread_mutex_unlock(&volume->lock);
+        return;
+    }
     uint64_t used = volume->live_bytes + volume->pad_bytes + VOLUME_DATA_START;
     bool takes_chunks = volume_is_writable(volume);
     stats->chunks += volume->chunks;
@@ -50,12 +54,17 @@ static void add_counters(engine_store *store, engine_stats *stats)
     stats->corrupt_reads = atomic_load(&counters->corrupt_reads);
     stats->checkpoints = atomic_load(&counters->checkpoints);
     stats->checkpoint_failures = atomic_load(&counters->checkpoint_failures);
+    stats->compactions = atomic_load(&counters->compactions);
+    stats->compaction_failures = atomic_load(&counters->compaction_failures);
+    stats->compacted_bytes = atomic_load(&counters->compacted_bytes);
+    stats->given_back_bytes = atomic_load(&counters->given_back_bytes);
 }
 
 int stats_fill(engine_store *store, engine_stats *stats, engine_error *error)
 {
     struct disk_space space;
     memset(stats, 0, sizeof *stats);
+    stats->fid_max = atomic_load(&store->replaced_fid_max);
     uint32_t count = volumes_count(store);
     for (uint32_t slot = 0; slot < count; slot++)
         add_volume(volumes_get(store, slot), stats);

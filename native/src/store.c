@@ -16,6 +16,9 @@ static int check_options(const engine_options *options, engine_error *error)
         return failure(error, ENGINE_INVALID, 0, "volume sizes must be 1 MiB <= first <= max <= 128 GiB");
     if (options->appenders == 0 || options->appenders > APPENDERS_MAX)
         return failure(error, ENGINE_INVALID, 0, "a store has 1 to %d appenders", APPENDERS_MAX);
+    if (!(options->compact_below >= 0 && options->compact_below <= 1) ||
+        (options->compact_below > 0 && !(options->compact_every_s > 0)))
+        return failure(error, ENGINE_INVALID, 0, "a live share is 0 to 1, and compaction needs an interval");
     if (options->queue_bytes_max == 0 || options->checkpoint_bytes == 0 || !(options->checkpoint_s > 0) ||
         options->checkpoint_s > 1e6)
         return failure(error, ENGINE_INVALID, 0, "queue and checkpoint limits must be positive");
@@ -49,6 +52,7 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
     pthread_mutex_t *const locks[] = {
         &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
         &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
+        &store->compactor.work, &store->compactor.lock,
     };
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_init(locks[i], NULL); /* default attributes: cannot fail on Linux */
@@ -62,6 +66,7 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
     scrub_init(&store->scrub);
     init_condition(&store->deletes.changed);
     init_condition(&store->keeper.wake);
+    init_condition(&store->compactor.wake);
     init_condition(&store->calls_ended);
     return store;
 }
@@ -92,6 +97,7 @@ static void free_store(engine_store *store)
     pthread_mutex_t *const locks[] = {
         &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
         &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
+        &store->compactor.work, &store->compactor.lock,
     };
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_destroy(locks[i]);
@@ -103,6 +109,7 @@ static void free_store(engine_store *store)
     scrub_destroy(&store->scrub);
     (void)pthread_cond_destroy(&store->deletes.changed);
     (void)pthread_cond_destroy(&store->keeper.wake);
+    (void)pthread_cond_destroy(&store->compactor.wake);
     (void)pthread_cond_destroy(&store->calls_ended);
     free(store);
 }
@@ -158,8 +165,11 @@ int store_open_on(const struct engine_io *io, const char *directory, const engin
         status = appender_start(store, error);
     if (status == ENGINE_OK)
         status = keeper_start(store, error);
+    if (status == ENGINE_OK)
+        status = compactor_start(store, error);
     if (status != ENGINE_OK) {
         appender_stop(store);
+        keeper_stop(store);
         free_store(store);
         return status;
     }
@@ -199,6 +209,7 @@ int engine_close(engine_store *store, engine_error *error)
     pthread_mutex_lock(&store->calls_lock);
     bool first = !store->closing;
     store->closing = true;
+    compactor_end(store);
     /* Calls end on their own: each waits at most for the batches before it. */
     while (store->calls > 0 || (!first && !store->closed))
         pthread_cond_wait(&store->calls_ended, &store->calls_lock);
@@ -206,6 +217,7 @@ int engine_close(engine_store *store, engine_error *error)
     if (!first)
         return ENGINE_OK;
     appender_stop(store);
+    compactor_stop(store);
     keeper_stop(store);
     int status = keeper_checkpoint(store, error);
     scrub_close(store);
@@ -271,6 +283,24 @@ int engine_checkpoint(engine_store *store, engine_error *error)
     if (status != ENGINE_OK)
         return status;
     return store_leave(store, keeper_checkpoint(store, error));
+}
+
+int engine_compact(engine_store *store, double below, uint64_t bytes_s, engine_compaction *report,
+                   engine_error *error)
+{
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    return store_leave(store, compactor_call(store, below, bytes_s, report, error));
+}
+
+int engine_compact_cancel(engine_store *store, engine_error *error)
+{
+    int status = store_enter(store, error);
+    if (status != ENGINE_OK)
+        return status;
+    compactor_cancel(store);
+    return store_leave(store, ENGINE_OK);
 }
 
 int engine_stat(engine_store *store, engine_stats *stats, engine_error *error)

@@ -1,9 +1,11 @@
 /*
  * The store: what the files of this folder have in common. Internal; engine.h is the public face.
  *
- * Order of locks, outermost first: scrub.work, keeper.work, volumes_create, queue.lock, deletes.lock, scrub.lock | index
- * shard, volumes_lock, volume.delete_lock, volume.space_lock, volume.lock, counters.lock. No index or volume lock is held
- * during I/O; delete_lock, space_lock, volumes_create, keeper.work and scrub.work are.
+ * Order of locks, outermost first: scrub.work, compactor.work, keeper.work, volumes_create, queue.lock, deletes.lock,
+ * scrub.lock | index shard, volumes_lock, volume.delete_lock, volume.space_lock, volume.lock, counters.lock,
+ * compactor.lock. No index or volume lock is held during I/O; delete_lock, space_lock, volumes_create, keeper.work,
+ * compactor.work and scrub.work are. Whoever holds deletes back (deletes_hold) is as if between keeper.work and
+ * volumes_create.
  */
 #ifndef SPEEDY_STORE_H
 #define SPEEDY_STORE_H
@@ -108,7 +110,8 @@ struct delete_queue {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct delete_request *first;
-    bool led;     /* some caller is working for the others */
+    bool led;     /* some caller is working for the others, or holds them back */
+    unsigned holds; /* under way or wanted: nobody else begins to work */
     bool blocked; /* a superseded needle could not be recorded as dead: a delete might bring it back */
     struct repair *repairs; /* under way; few */
 };
@@ -122,6 +125,18 @@ struct keeper {
     bool stopping;
     bool wanted;
     bool resting; /* everything that was wanted is done */
+};
+
+struct compactor {
+    pthread_mutex_t work; /* one compaction at a time */
+    pthread_mutex_t lock; /* guards the flags below */
+    pthread_cond_t wake;
+    pthread_t thread;
+    bool started;
+    bool stopping;
+    bool called;    /* engine_compact has come: the thread makes way */
+    bool cancelled; /* the call shall end */
+    bool broken;    /* guarded by work: whether the last compaction holds is open until the next open */
 };
 
 struct listing {
@@ -140,6 +155,7 @@ struct scratch {
 
 struct counters {
     atomic_uint_fast64_t appends, batches, syncs, deletes, reads, corrupt_reads, checkpoints, checkpoint_failures;
+    atomic_uint_fast64_t compactions, compaction_failures, compacted_bytes, given_back_bytes;
 };
 
 struct engine_store {
@@ -167,6 +183,7 @@ struct engine_store {
     atomic_uint_fast64_t queued_bytes; /* waiting or being written, over all appenders */
     struct delete_queue deletes;
     struct keeper keeper;
+    struct compactor compactor;
     struct listing listing;
     struct scrub scrub;
     struct counters counters;
@@ -185,6 +202,7 @@ struct engine_store {
     atomic_bool failed;           /* no volume can be made any more */
     atomic_uint_fast64_t refused_bytes; /* what the last batch asked for, when there was no space for it; else 0 */
     atomic_uint volumes_failed_now; /* in this process */
+    atomic_uint_fast64_t replaced_fid_max; /* of volumes that were removed */
     uint32_t unknown_files;
     uint32_t damaged_records;
     uint32_t volumes_unreadable;  /* in the MANIFEST or the directory, but without a usable file */
@@ -233,6 +251,8 @@ int space_refuse(const struct disk_space *space, uint64_t wanted_bytes, engine_e
  * when neither the disk nor any active or prepared volume has the space. */
 int active_claim(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
 void active_release(engine_store *store, struct volume *volume);
+/* Closes it unless somebody writes to it; the keeper seals it. False when it goes on. */
+bool active_close(engine_store *store, struct volume *volume);
 /* Takes space for the active volumes before the appenders have to, and prepares the volume after them. */
 void active_prepare(engine_store *store);
 /* True when there is something to prepare. */
@@ -269,6 +289,24 @@ int deletes_supersede(engine_store *store, const struct chunk_place *place, engi
 /* Around both: deletes of repair->fid wait meanwhile. */
 void deletes_repair_begins(engine_store *store, struct repair *repair);
 void deletes_repair_ends(engine_store *store, struct repair *repair);
+
+/* Around a change of which volumes count: the deletes under way end first, and those that come meanwhile wait. */
+void deletes_hold(engine_store *store);
+void deletes_resume(engine_store *store);
+/* From now on deletes are refused: one of them might not last. */
+void deletes_block(engine_store *store);
+
+/* compactor.c */
+int compactor_start(engine_store *store, engine_error *error);
+/* Tells the thread and engine_compact to end soon. */
+void compactor_end(engine_store *store);
+/* Also waits for the thread. */
+void compactor_stop(engine_store *store);
+int compactor_call(engine_store *store, double below, uint64_t bytes_s, engine_compaction *report,
+                   engine_error *error);
+void compactor_cancel(engine_store *store);
+/* False, at once, when the store is being closed. */
+bool compactor_pause(engine_store *store, double seconds);
 
 /* keeper.c */
 int keeper_start(engine_store *store, engine_error *error);

@@ -147,42 +147,85 @@ void volume_give_back(struct volume *volume)
     pthread_mutex_unlock(&volume->space_lock);
 }
 
-int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
-                  engine_error *error)
+int volume_prepare(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
+                   engine_error *error)
 {
     const struct engine_io *io = volume->io;
     char name[VOLUME_NAME_BYTES];
-    char temporary[VOLUME_NAME_BYTES];
     uint8_t blocks[2 * BLOCK_BYTES];
-    volume_name(name, volume->id, ".dat");
-    volume_name(temporary, volume->id, ".dat.tmp");
+    volume_name(name, volume->id, ".dat.tmp");
     int status = identity_random(volume->uuid, sizeof volume->uuid, error);
     if (status != ENGINE_OK)
         return status;
     volume->size = size;
     encode_superblock(volume, owner, blocks);
     memcpy(blocks + BLOCK_BYTES, blocks, BLOCK_BYTES);
-    volume->file = io_open(io, volume->directory, temporary, O_RDWR | O_CREAT | O_EXCL);
+    volume->file = io_open(io, volume->directory, name, O_RDWR | O_CREAT | O_EXCL);
     if (volume->file < 0)
-        return failure_os(error, errno, "cannot create %s", temporary);
-    bool renamed = false;
+        return failure_os(error, errno, "cannot create %s", name);
     /* The size is final at once: an append changes no metadata that its sync would have to write as well. */
-    if (io->ftruncate(io->context, volume->file, size) != 0 ||
-        volume_allocate(volume, allocated < size ? allocated : size) != 0 ||
-        io_write(io, volume->file, blocks, sizeof blocks, 0) != 0 ||
-        io->fsync(io->context, volume->file) != 0)
-        goto failed;
-    if (io->rename(io->context, volume->directory, temporary, name) != 0)
-        goto failed;
-    renamed = true;
-    if (io->fsync(io->context, volume->directory) != 0)
-        goto failed;
-    return ENGINE_OK;
-failed:
+    if (io->ftruncate(io->context, volume->file, size) == 0 &&
+        volume_allocate(volume, allocated < size ? allocated : size) == 0 &&
+        io_write(io, volume->file, blocks, sizeof blocks, 0) == 0 && io->fsync(io->context, volume->file) == 0)
+        return ENGINE_OK;
     status = failure_os(error, errno, "cannot create %s", name);
+    (void)volume_withdraw(volume);
+    return status;
+}
+
+int volume_publish(struct volume *volume, engine_error *error)
+{
+    const struct engine_io *io = volume->io;
+    char name[VOLUME_NAME_BYTES];
+    char temporary[VOLUME_NAME_BYTES];
+    volume_name(name, volume->id, ".dat");
+    volume_name(temporary, volume->id, ".dat.tmp");
+    if (io->rename(io->context, volume->directory, temporary, name) != 0 ||
+        io->fsync(io->context, volume->directory) != 0)
+        return failure_os(error, errno, "cannot name %s", name);
+    return ENGINE_OK;
+}
+
+int volume_withdraw(struct volume *volume)
+{
+    const struct engine_io *io = volume->io;
+    char temporary[VOLUME_NAME_BYTES];
+    volume_name(temporary, volume->id, ".dat.tmp");
     io_close(io, volume->file);
     volume->file = -1;
-    (void)io->unlink(io->context, volume->directory, renamed ? name : temporary);
+    return io->unlink(io->context, volume->directory, temporary) == 0 &&
+                   io->fsync(io->context, volume->directory) == 0
+               ? 0
+               : -1;
+}
+
+int volume_remove(const struct engine_io *io, int directory, uint32_t id)
+{
+    static const char *const suffixes[] = {".dat", ".ckp", ".ckp.old", ".del"};
+    int result = 0;
+    for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
+        char name[VOLUME_NAME_BYTES];
+        volume_name(name, id, suffixes[i]);
+        if (io->unlink(io->context, directory, name) != 0 && errno != ENOENT)
+            result = -1;
+    }
+    return result;
+}
+
+int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
+                  engine_error *error)
+{
+    const struct engine_io *io = volume->io;
+    int status = volume_prepare(volume, owner, size, allocated, error);
+    if (status != ENGINE_OK)
+        return status;
+    status = volume_publish(volume, error);
+    if (status != ENGINE_OK) {
+        char name[VOLUME_NAME_BYTES];
+        volume_name(name, volume->id, ".dat");
+        (void)io->unlink(io->context, volume->directory, name);
+        (void)volume_withdraw(volume);
+    }
     return status;
 }
 
@@ -346,6 +389,19 @@ bool volume_punch(struct volume *volume)
     bool waits = volume->waiting.count > 0 || volume->leaving.count > 0;
     pthread_mutex_unlock(&volume->lock);
     return waits;
+}
+
+bool volume_release(struct volume *volume)
+{
+    pthread_mutex_lock(&volume->lock);
+    bool unread = volume->readers[0] + volume->readers[1] == 0;
+    int file = volume->file;
+    if (unread)
+        volume->file = -1;
+    pthread_mutex_unlock(&volume->lock);
+    if (unread)
+        io_close(volume->io, file);
+    return unread;
 }
 
 bool volume_is_writable(const struct volume *volume)

@@ -26,6 +26,7 @@ enum volume_state {
     VOLUME_SEALED,      /* final */
     VOLUME_FAILED,      /* a write or fsync failed: reads only, past the page cache */
     VOLUME_QUARANTINED, /* lost acknowledged bytes, or damaged: reads only, what can be read */
+    VOLUME_GONE,        /* replaced, or not yet there; at most readers that came before still have its file */
 };
 
 /* A dead needle whose payload blocks have not been returned yet. */
@@ -69,6 +70,8 @@ struct volume {
     uint64_t checkpoint_ns; /* monotonic */
     bool changed;           /* since the last checkpoint */
     bool failure_recorded;  /* FAIL stands in the MANIFEST */
+    uint64_t damaged_fid;    /* of a damaged needle that keeps the volume from being compacted, or 0 */
+    uint64_t damaged_offset; /* where it is */
 
     /* Readers count themselves in readers[epoch]. A punch waits until those of its epoch have left; nobody can find a
      * dead needle after the epoch has moved on. */
@@ -94,7 +97,19 @@ uint32_t volume_id_of(const char *name, const char *suffix);
 struct volume *volume_new(const struct engine_io *io, int directory, uint32_t id);
 void volume_free(struct volume *volume);
 
-/* Makes the file with space up to allocated, durable up to its name in the directory. On failure nothing remains. */
+/* Removes the volume's file and everything that belongs to it. 0 when none of it is left, durable after a sync of the
+ * directory. */
+int volume_remove(const struct engine_io *io, int directory, uint32_t id);
+
+/* Makes the file under a temporary name, which the next open removes, with space up to allocated,
+ * and syncs it. On failure nothing remains. */
+int volume_prepare(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
+                   engine_error *error);
+/* Gives a prepared file its name, durably. */
+int volume_publish(struct volume *volume, engine_error *error);
+/* Closes and removes a prepared file. 0, or -1 when it may come back. */
+int volume_withdraw(struct volume *volume);
+/* Both in one. On failure nothing remains. */
 int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
                   engine_error *error);
 /* Opens the file and reads its superblock. CORRUPT when neither copy is valid or it is of another disk; MISMATCH when it
@@ -122,6 +137,9 @@ bool volume_unpin(struct volume *volume, unsigned epoch);
 void volume_bury(struct volume *volume, const struct punch *punch);
 /* Returns the blocks of dead needles that nobody reads any more; true when some still wait. */
 bool volume_punch(struct volume *volume);
+
+/* Closes the file of a volume that is gone once nobody reads it any more; true when it is closed. */
+bool volume_release(struct volume *volume);
 
 bool volume_is_writable(const struct volume *volume);
 

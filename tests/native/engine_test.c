@@ -135,6 +135,12 @@ int main(int count, char **arguments)
         {"small_disk", test_small_disk},
         {"scrub_beside_others", test_scrub_beside_others},
         {"scrub_faults", test_scrub_faults},
+        {"compaction", test_compaction},
+        {"compaction_repair", test_compaction_repair},
+        {"compaction_damage", test_compaction_damage},
+        {"compaction_faults", test_compaction_faults},
+        {"compaction_crashes", test_compaction_crashes},
+        {"compaction_open_faults", test_compaction_open_faults},
     };
     CHECK(count == 4);
     struct test test = {.directory = arguments[2], .stride = strtoull(arguments[3], NULL, 10)};

@@ -63,5 +63,11 @@ void test_sharing(const struct test *test);
 void test_small_disk(const struct test *test);
 void test_scrub_beside_others(const struct test *test);
 void test_scrub_faults(const struct test *test);
+void test_compaction(const struct test *test);
+void test_compaction_repair(const struct test *test);
+void test_compaction_damage(const struct test *test);
+void test_compaction_faults(const struct test *test);
+void test_compaction_crashes(const struct test *test);
+void test_compaction_open_faults(const struct test *test);
 
 #endif

@@ -17,7 +17,7 @@ ALIGNMENT = 64
 HEADER_MIN, HEADER_MAX, HEADER_FIXED = 128, 8192, 96
 CHUNK_BYTES_MAX = 64 << 20
 PAD, TOMBSTONE = 1, 2
-CREATE, SEAL, FAIL, QUARANTINE, REPLACE = 1, 2, 3, 4, 5
+CREATE, SEAL, FAIL, QUARANTINE, REPLACE, COMPACT, WITHDRAW = 1, 2, 3, 4, 5, 6, 7
 
 
 def _crc_table() -> list[int]:
@@ -122,12 +122,16 @@ class Unreadable(Exception):
 def read_store(directory: Path) -> Store:
     """Reads every file of the directory; Unreadable when DISK is damaged in both copies."""
     cluster_id, disk_id = _read_disk(directory / "DISK")
-    events, fid_max, damaged = _read_manifest(directory / "MANIFEST")
+    manifest = _read_manifest(directory / "MANIFEST")
+    events, fid_max, damaged = manifest.events, manifest.fid_max, manifest.damaged_records
     volumes: dict[int, Volume] = {}
     unreadable: list[str] = []
-    for path in sorted(directory.glob("v????????.dat")):
-        number = int(path.name[1:9])
-        if REPLACE in events.get(number, set()):
+    files = {int(path.name[1:9]): path for path in sorted(directory.glob("v????????.dat.tmp"), reverse=True)}
+    # A volume that compaction has made may still have its temporary name; others of that name are none.
+    files = {number: path for number, path in files.items() if COMPACT in events.get(number, set())}
+    files |= {int(path.name[1:9]): path for path in directory.glob("v????????.dat")}
+    for number, path in sorted(files.items()):
+        if manifest.is_replaced(number, files) or WITHDRAW in events.get(number, set()):
             continue
         try:
             volumes[number] = _read_volume(path, number, cluster_id, disk_id)
@@ -155,20 +159,42 @@ def _read_disk(path: Path) -> tuple[bytes, bytes]:
     raise Unreadable(path.name)
 
 
-def _read_manifest(path: Path) -> tuple[dict[int, set[int]], int, int]:
-    events: dict[int, set[int]] = {}
-    fid_max = damaged = 0
+@dataclass(slots=True)
+class Manifest:
+    """``replaced_by`` maps a volume to the one into which the last compaction put what was live in it."""
+
+    events: dict[int, set[int]] = field(default_factory=dict)
+    replaced_by: dict[int, int] = field(default_factory=dict)
+    fid_max: int = 0
+    damaged_records: int = 0
+
+    def is_replaced(self, number: int, files: dict[int, Path]) -> bool:
+        """Whether what this volume held is elsewhere, or nothing of it is live; ``files`` are all that there are."""
+        if REPLACE in self.events.get(number, set()):
+            return True
+        made = self.replaced_by.get(number, 0)
+        if made <= number or WITHDRAW in self.events.get(made, set()):
+            return False
+        return made in files or self.is_replaced(made, files)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    manifest = Manifest()
     content = path.read_bytes()
     for start in range(0, len(content) - 255, 256):
         record = content[start : start + 256]
         if not any(record):
             continue
         if record[:4] != b"MANF" or _u16(record, 4) != 1 or _u32(record, 252) != crc32c(record[:252]):
-            damaged += 1
+            manifest.damaged_records += 1
             continue
-        events.setdefault(_u32(record, 32), set()).add(_u16(record, 6))
-        fid_max = max(fid_max, _u64(record, 56))
-    return events, fid_max, damaged
+        number, event = _u32(record, 32), _u16(record, 6)
+        manifest.events.setdefault(number, set()).add(event)
+        manifest.fid_max = max(manifest.fid_max, _u64(record, 56))
+        if event == COMPACT:
+            count = min(_u32(record, 72), 44)
+            manifest.replaced_by |= dict.fromkeys(struct.unpack_from(f"<{count}I", record, 76), number)
+    return manifest
 
 
 def _read_volume(path: Path, number: int, cluster_id: bytes, disk_id: bytes) -> Volume:
@@ -183,9 +209,10 @@ def _read_volume(path: Path, number: int, cluster_id: bytes, disk_id: bytes) -> 
         raise Unreadable(path.name)
     volume = Volume(number, block[32:48], _u64(block, 80))
     _scan(volume, content)
-    _read_delete_log(volume, path.with_suffix(".del"))
+    stem = path.with_name(path.name[:9])
+    _read_delete_log(volume, stem.with_suffix(".del"))
     for suffix in (".ckp", ".ckp.old"):
-        checkpoint = _read_checkpoint(volume, path.with_suffix(suffix))
+        checkpoint = _read_checkpoint(volume, stem.with_suffix(suffix))
         if checkpoint is not None:
             volume.checkpoints[suffix] = checkpoint
     return volume

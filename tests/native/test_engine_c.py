@@ -18,17 +18,15 @@ RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 
 
 THREADED = [
-    "threads",
-    "full_disk",
-    "repair",
-    "appenders",
-    "large_faults",
-    "sharing",
-    "small_disk",
-    "scrub_beside_others",
+    *("threads", "full_disk", "repair", "appenders", "large_faults", "sharing", "small_disk", "scrub_beside_others"),
+    *("compaction", "compaction_repair"),
 ]
 CASES = {
-    "address": [*THREADED, "index", "faults", "crashes", "open_faults", "fail_stop", "primitive", "scrub_faults"],
+    "address": [
+        *THREADED,
+        *("index", "faults", "crashes", "open_faults", "fail_stop", "primitive", "scrub_faults"),
+        *("compaction_damage", "compaction_faults", "compaction_crashes", "compaction_open_faults"),
+    ],
     "thread": THREADED,  # the fault cases run one caller
 }
 

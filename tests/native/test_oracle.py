@@ -144,6 +144,10 @@ class StoreBesideDict(RuleBasedStateMachine):
         self.engine.checkpoint()
 
     @rule()
+    def compact(self) -> None:
+        assert self.engine.compact(below=1.0).volumes_damaged == 0
+
+    @rule()
     def reopen(self) -> None:
         self.engine.close()
         before = {path.name: path.read_bytes() for path in self.directory.iterdir()}

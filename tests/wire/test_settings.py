@@ -8,7 +8,7 @@ import pytest
 
 from wire.settings import Settings
 from wire.settings_load import SettingsError, effective, environment_name, load
-from wire.settings_values import Address, DatabaseUrl, Duration, Listen, Size, UrlList
+from wire.settings_values import Address, DatabaseUrl, Duration, Listen, Share, Size, UrlList
 
 BASE = Path("/base")
 
@@ -145,11 +145,17 @@ def test_durations(raw: object, seconds: float) -> None:
     assert Duration().parse(raw, BASE) == seconds
 
 
+@pytest.mark.parametrize(("raw", "share"), [(0, 0.0), (1, 1.0), (0.7, 0.7), ("0.25", 0.25)])
+def test_shares(raw: object, share: float) -> None:
+    assert Share().parse(raw, BASE) == share
+
+
 @pytest.mark.parametrize(
     ("kind", "raw"),
     [
         (Size(), -1), (Size(), "4XB"), (Size(), 1.5), (Size(), True), (Size(), [1]), (Size(least=10), 9),
         (Duration(), 0), (Duration(), "s"), (Duration(), float("nan")), (Duration(), float("inf")), (Duration(), "1e9"),
+        (Share(), -0.1), (Share(), 1.01), (Share(), "70%"), (Share(), float("nan")), (Share(), True),
         (Listen(), "x"), (Listen(), ":80"), (Listen(), "h:65536"), (Listen(), "::1:80"), (Listen(), "h h:1"),
         (Listen(), 80),
         (UrlList(), ["http://a:1", "http://a:1/"]), (UrlList(), "ftp://a"), (UrlList(), [3]),
@@ -157,6 +163,6 @@ def test_durations(raw: object, seconds: float) -> None:
         (DatabaseUrl(), "sqlite://"), (DatabaseUrl(), "sqlite:///:memory:"), (DatabaseUrl(), "x"),
     ],
 )  # fmt: skip
-def test_refused_values(kind: Size | Duration | Listen | UrlList | DatabaseUrl, raw: object) -> None:
+def test_refused_values(kind: Size | Duration | Share | Listen | UrlList | DatabaseUrl, raw: object) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - kinds raise it bare; the loader makes the sentence
         kind.parse(raw, BASE)

@@ -255,6 +255,21 @@ static void step_reopen(struct run *run, uint64_t count)
     }
 }
 
+/* All volumes into new ones. */
+static void step_compact(struct run *run, uint64_t count)
+{
+    engine_compaction report;
+    engine_error error;
+    for (uint64_t i = 0; i < count; i++) {
+        /* Closed and sealed before, or the keeper would do it beside the compaction, in any order. */
+        for (uint32_t slot = 0; slot < volumes_count(run->store); slot++)
+            (void)active_close(run->store, volumes_get(run->store, slot));
+        settle(run);
+        (void)engine_compact(run->store, 1, 0, &report, &error);
+        settle(run);
+    }
+}
+
 struct member {
     struct run *run;
     uint64_t first_fid;
@@ -286,6 +301,33 @@ static void step_crowd(struct run *run, uint64_t count)
         CHECK(pthread_create(&threads[i], NULL, put_and_delete, &members[i]) == 0);
     for (size_t i = 0; i < THREADS; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
+    settle(run);
+}
+
+struct compacting {
+    engine_store *store;
+    atomic_bool ended;
+};
+
+static void *compact_always(void *argument)
+{
+    struct compacting *compacting = argument;
+    engine_compaction report;
+    engine_error error;
+    while (!atomic_load(&compacting->ended))
+        (void)engine_compact(compacting->store, 1, 0, &report, &error);
+    return NULL;
+}
+
+static void step_crowd_and_compact(struct run *run, uint64_t count)
+{
+    struct compacting compacting = {.store = run->store};
+    pthread_t thread;
+    atomic_init(&compacting.ended, false);
+    CHECK(pthread_create(&thread, NULL, compact_always, &compacting) == 0);
+    step_crowd(run, count);
+    atomic_store(&compacting.ended, true);
+    CHECK(pthread_join(thread, NULL) == 0);
     settle(run);
 }
 
@@ -338,6 +380,16 @@ static const struct step crowd_steps[] = {
     {step_crowd, 4},  {NULL, 0},
 };
 
+static const struct step compaction_steps[] = {
+    {step_put, 20},   {step_batch, 16},     {step_thin_out, 3}, {step_compact, 1}, {step_delete, 3}, {step_put_deleted, 4},
+    {step_batch, 12}, {step_thin_out, 2},   {step_compact, 1},  {step_reopen, 1},  {step_put, 4},    {step_delete, 2},
+    {step_compact, 1}, {step_checkpoint, 1}, {step_thin_out, 50}, {step_compact, 1}, {step_put_deleted, 3}, {NULL, 0},
+};
+static const struct step compact_crowd_steps[] = {
+    {step_crowd, 10}, {step_crowd_and_compact, 10}, {step_thin_out, 4}, {step_compact, 1}, {step_crowd_and_compact, 6},
+    {step_reopen, 1}, {step_crowd_and_compact, 4},  {NULL, 0},
+};
+
 static const struct workload workloads[] = {
     {"usual", 64 * MIB, MIB, 2 * MIB, 1, false, usual_steps},
     {"punch", 64 * MIB, MIB, 2 * MIB, 1, false, punch_steps},
@@ -348,6 +400,8 @@ static const struct workload workloads[] = {
     {"anything", 64 * MIB, MIB, 2 * MIB, 1, false, anything_steps},
     {"crowd", 64 * MIB, MIB, 1 * MIB, 1, true, crowd_steps},
     {"appenders", 64 * MIB, MIB, 1 * MIB, 3, true, crowd_steps},
+    {"compaction", 64 * MIB, MIB, 1 * MIB, 1, false, compaction_steps},
+    {"compact-crowd", 64 * MIB, MIB, 1 * MIB, 2, true, compact_crowd_steps},
 };
 
 const struct workload *workload_at(size_t number)
