@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,23 @@ def test_a_busy_registry_is_asked_again_when_it_says_and_not_for_ever(client: Cl
         done = client.run("push", platforms.layout, f"{registry.address}/a:v1", "--jobs", "1", "--retries", "1", code=1)
         assert "the same command goes on" in done.stderr
         assert len(registry.requests) == 2
+
+
+def test_a_date_is_understood_as_a_time_to_wait(client: Client, platforms: Index) -> None:
+    before_s = time.monotonic()
+    with SmallRegistry(Habits(busy=1, retry_after=formatdate(time.time() + 3, usegmt=True))) as registry:
+        client.run("push", platforms.layout, f"{registry.address}/a:v1", "--jobs", "1")
+        assert time.monotonic() - before_s > 1.5
+
+
+def test_a_blob_whose_last_answer_was_lost_is_not_sent_again(client: Client, platforms: Index) -> None:
+    with SmallRegistry(Habits(puts_unanswered=2)) as registry:
+        done = client.run("push", platforms.layout, f"{registry.address}/a:v1", "--jobs", "1")
+        assert done.stderr.count("trying again") == 2
+        assert "2 exists" in done.stderr
+        assert set(registry.content.blobs) == _blobs(platforms)
+        starts = [path for _, path, _ in registry.sent("PATCH")]
+        assert len(starts) == len(set(starts))
 
 
 def test_a_redirect_to_another_host_is_followed_without_the_login(
