@@ -23,6 +23,7 @@ SEED ?= $(shell date +%s)
 FUZZ ?= 100
 SOAK_CRASH_POINTS ?= 1000000
 SOAK_KILL_ROUNDS ?= 2000
+SOAK_UPLOAD_KILLS ?= 500
 SOAK_ORACLE_EXAMPLES ?= 5000
 
 .PHONY: help serve test lint bench soak fuzz test-minimal dist clean
@@ -45,11 +46,12 @@ lint: $(VENV)/.test ## Check style (ruff) and types (mypy --strict)
 bench: $(VENV)/.serve ## Measure push and pull of a running registry (BENCH_ARGS="--target name=url")
 	$(BIN)/python -m benchmarks.registry $(BENCH_ARGS)
 
-soak: $(VENV)/.test ## The engine's fault tests for hours: 1,000,000 power cuts, every call failing, 2,000 kills (SEED=1)
+soak: $(VENV)/.test ## Fault tests for hours: 1,000,000 power cuts, failing calls, kills of the engine and under uploads (SEED=1)
 	@echo "SEED=$(SEED)"
 	SPEEDY_SEED=$(SEED) SPEEDY_CRASH_POINTS=$(SOAK_CRASH_POINTS) SPEEDY_KILL_ROUNDS=$(SOAK_KILL_ROUNDS) \
 	SPEEDY_ORACLE_EXAMPLES=$(SOAK_ORACLE_EXAMPLES) SPEEDY_FAULT_STRIDE=1 \
 	$(BIN)/python -m pytest -s $(addprefix tests/native/test_,simulated.py kill.py oracle.py engine_c.py) $(ARGS)
+	SPEEDY_SEED=$(SEED) SPEEDY_SOAK=$(SOAK_UPLOAD_KILLS) $(BIN)/python -m pytest -s tests/cluster/test_resume.py $(ARGS)
 
 fuzz: $(VENV)/.test ## The routes' fuzz tests with 100 times as many examples as in CI (FUZZ=, ARGS="--hypothesis-seed=1")
 	SPEEDY_SOAK=$(FUZZ) $(BIN)/python -m pytest -o timeout=0 tests/hostile $(ARGS)
