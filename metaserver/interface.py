@@ -19,7 +19,7 @@ first request was carried out and not answered.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -92,7 +92,7 @@ class NewManifest:
     """A manifest to be put. `fragments` hold its bytes (stored already). `blobs` and `manifests` are the digests that
     must be in the repository; `optional` are references that need not be (foreign layers) but count as references when
     they are. A digest in `manifests` is satisfied by a manifest or, for a build cache's index, by a blob of the
-    repository."""
+    repository. `sizes` are those that the manifest tells of its `blobs`; what is not in there is not checked."""
 
     digest: str
     media_type: str
@@ -104,6 +104,7 @@ class NewManifest:
     blobs: tuple[str, ...]
     manifests: tuple[str, ...]
     optional: tuple[str, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +264,8 @@ class Catalogue(Protocol):
         the place of those that were stored before. `conditions` are looked at in the same transaction; one whose
         reference leads to this manifest already counts as met, so that a repetition finds what the first one did.
 
-        Raises ReferencesMissing (details: digests) and ConditionFailed, and then the given fragments' chunks become
-        dead too.
+        Raises ReferencesMissing (details: digests), SizesDiffer (details: digest, told, actual) and ConditionFailed,
+        and then the given fragments' chunks become dead too.
         """
         ...
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, literal, select, union_all
@@ -16,7 +17,7 @@ from metaserver.content import MANIFESTS, Stored
 from metaserver.fragment_rows import IN_MAX
 from metaserver.interface import Condition, Manifest, ManifestPage, NewManifest
 from metaserver.transactions import Transactions
-from wire.errors import BadRequest, ConditionFailed, ManifestUnknown, ReferencesMissing
+from wire.errors import BadRequest, ConditionFailed, ManifestUnknown, ReferencesMissing, SizesDiffer, SpeedyError
 
 ANNOTATIONS_BYTES_MAX = 4 << 20
 REFERENCES_MAX = 10_000
@@ -55,10 +56,11 @@ _REFERRER_SIZES = (
 )
 _REFERRERS = _JOINED.where(*_REFERRING, _links.c.digest <= bindparam("last")).order_by(_links.c.digest).limit(LIST_MAX)
 _PRESENT = union_all(
-    select(literal("blob").label("kind"), m.repository_blobs.c.digest)
+    select(literal("blob").label("kind"), m.repository_blobs.c.digest, m.blobs.c.size)
+    .join_from(m.repository_blobs, m.blobs, m.blobs.c.digest == m.repository_blobs.c.digest)
     .where(m.repository_blobs.c.repository == bindparam("of_repository"))
     .where(m.repository_blobs.c.digest.in_(bindparam("blobs", expanding=True))),
-    select(literal("manifest"), _links.c.digest)
+    select(literal("manifest"), _links.c.digest, literal(0))
     .where(_links.c.repository == bindparam("of_repository"))
     .where(_links.c.digest.in_(bindparam("manifests", expanding=True))),
 )
@@ -112,16 +114,17 @@ class Manifests(Transactions):
         _check_manifest(repository, manifest, tags)
         _check_conditions(conditions)
 
-        def put(connection: Connection) -> Manifest | list[str] | Condition:
+        def put(connection: Connection) -> Manifest | SpeedyError | Condition:
             # A repository that is not there has nothing, and a refused manifest must not make it. What one that is made
             # just now has is not looked at: without its lock, it could be gone again before the commit. With conditions
             # nobody else may push meanwhile: what a reference does not lead to has no row to lock.
             take = repository_rows.lock if conditions else repository_rows.share
             there = take(connection, repository)
-            missing = _missing(connection, repository, manifest) if there else _required(manifest)
-            if missing:
+            present = _present(connection, repository, manifest) if there else _Present({}, frozenset())
+            wrong = _wrong_references(repository, manifest, present)
+            if wrong is not None:
                 fragment_rows.kill(connection, manifest.fragments)
-                return missing
+                return wrong
             unmet = _unmet(connection, repository, manifest.digest, conditions)
             if unmet is None and not there:
                 repository_rows.keep(connection, repository)
@@ -143,8 +146,7 @@ class Manifests(Transactions):
         # Only now: that the chunks are dead had to be committed.
         if isinstance(result, Condition):
             raise ConditionFailed(f"{result.reference} of {repository} is not what the request makes it depend on")
-        message = f"{repository} does not have {', '.join(result[:10])}"
-        raise ReferencesMissing(message, digests=result)
+        raise result
 
     def manifest(self, repository: str, reference: str) -> Manifest:
         check_name("the repository", repository)
@@ -223,27 +225,49 @@ def _unmet(connection: Connection, repository: str, digest: str, conditions: Seq
     return None
 
 
-def _missing(connection: Connection, repository: str, manifest: NewManifest) -> list[str]:
-    """Digests that have to be in the repository and are not, in the manifest's order."""
-    blobs: set[str] = set()
+@dataclass(frozen=True, slots=True)
+class _Present:
+    """What a repository has of a manifest's references; blobs with their sizes."""
+
+    blobs: Mapping[str, int]
+    manifests: Set[str]
+
+
+def _present(connection: Connection, repository: str, manifest: NewManifest) -> _Present:
+    blobs: dict[str, int] = {}
     manifests: set[str] = set()
-    wanted = _required(manifest)
     children = set(manifest.manifests)
-    for some in _slices(wanted):
+    for some in _slices(_required(manifest)):
         parameters = {
             "of_repository": repository,
             "blobs": some,  # children too: the index of a build cache has layers as children
             "manifests": [digest for digest in some if digest in children],
         }
-        for kind, digest in connection.execute(_PRESENT, parameters):
-            (blobs if kind == "blob" else manifests).add(digest)
-    present_children = blobs | manifests
-    needed_blobs = set(manifest.blobs)
-    return [
+        for kind, digest, size in connection.execute(_PRESENT, parameters):
+            if kind == "blob":
+                blobs[digest] = size
+            else:
+                manifests.add(digest)
+    return _Present(blobs, manifests)
+
+
+def _wrong_references(repository: str, manifest: NewManifest, present: _Present) -> SpeedyError | None:
+    """What is wrong with the manifest's references, in its order; None when nothing is."""
+    needed_blobs, children = set(manifest.blobs), set(manifest.manifests)
+    missing = [
         digest
-        for digest in wanted
-        if (digest in needed_blobs and digest not in blobs) or (digest in children and digest not in present_children)
+        for digest in _required(manifest)
+        if digest not in present.blobs
+        and (digest in needed_blobs or (digest in children and digest not in present.manifests))
     ]
+    if missing:
+        return ReferencesMissing(f"{repository} does not have {', '.join(missing[:10])}", digests=missing)
+    for digest in manifest.blobs:
+        actual, told = present.blobs[digest], manifest.sizes.get(digest)
+        if told is not None and told != actual:
+            message = f"{digest} has {actual} bytes, the manifest says {told}"
+            return SizesDiffer(message, digest=digest, told=told, actual=actual)
+    return None
 
 
 def _fitting(sizes: Sequence[int]) -> int:

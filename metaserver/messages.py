@@ -148,6 +148,7 @@ class PutManifest:
     blobs: tuple[str, ...]
     manifests: tuple[str, ...]
     optional: tuple[str, ...]
+    sizes: tuple[tuple[str, int], ...]
     conditions: tuple[Condition, ...] = ()
 
     def manifest(self) -> NewManifest:
@@ -162,6 +163,7 @@ class PutManifest:
             blobs=self.blobs,
             manifests=self.manifests,
             optional=self.optional,
+            sizes=dict(self.sizes),
         )
 
     @classmethod
@@ -181,6 +183,7 @@ class PutManifest:
             blobs=tuple(manifest.blobs),
             manifests=tuple(manifest.manifests),
             optional=tuple(manifest.optional),
+            sizes=tuple(manifest.sizes.items()),
             conditions=tuple(conditions),
         )
 

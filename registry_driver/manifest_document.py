@@ -49,12 +49,14 @@ class ManifestInvalid(BadRequest):
 
 @dataclass(frozen=True, slots=True)
 class ManifestDocument:
-    """`blobs`, `manifests` and `optional` (foreign layers) are digests without repetition, in the manifest's order."""
+    """`blobs`, `manifests` and `optional` (foreign layers) are digests without repetition, in the manifest's order;
+    `sizes` what it tells of `blobs`, in bytes."""
 
     media_type: str
     blobs: tuple[str, ...]
     manifests: tuple[str, ...]
     optional: tuple[str, ...]
+    sizes: Mapping[str, int]
     subject: str | None
     artifact_type: str | None
     annotations: Mapping[str, str]
@@ -70,17 +72,20 @@ def parse_manifest(body: bytes, content_type: str) -> ManifestDocument:
     blobs: dict[str, None] = {}
     manifests: dict[str, None] = {}
     optional: dict[str, None] = {}
+    sizes: dict[str, int] = {}
     config_type: str | None = None
     if media_type in IMAGE_TYPES:
         # Bytes that are an image to one reader and an index to another could show different content to a scanner and to
         # a runtime.
         if "manifests" in document:
             _refuse("an image manifest must not have manifests")
-        config_type, config = _descriptor(document.get("config"), "config")
+        config_type, config, sizes[config] = _descriptor(document.get("config"), "config")
         blobs[config] = None
         for at, layer in enumerate(_list(document, "layers")):
-            layer_type, digest = _descriptor(layer, f"layers[{at}]")
+            layer_type, digest, size = _descriptor(layer, f"layers[{at}]")
             (optional if layer_type in FOREIGN_LAYERS else blobs)[digest] = None
+            if sizes.setdefault(digest, size) != size:
+                _refuse(f"layers[{at}].size is {size}, and {sizes[digest]} elsewhere for the same digest")
     else:
         if "layers" in document or "config" in document:
             _refuse("an index must not have config or layers")
@@ -94,6 +99,7 @@ def parse_manifest(body: bytes, content_type: str) -> ManifestDocument:
         blobs=tuple(blobs),
         manifests=tuple(manifests),
         optional=tuple(digest for digest in optional if digest not in blobs),
+        sizes={digest: size for digest, size in sizes.items() if digest in blobs},
         subject=subject,
         artifact_type=_artifact_type(document) or config_type,
         annotations=_annotations(document),
@@ -151,8 +157,8 @@ def _list(document: Mapping[str, Any], key: str) -> list[Any]:
     return found
 
 
-def _descriptor(value: Any, where: str) -> tuple[str, str]:
-    """Media type and digest of a descriptor."""
+def _descriptor(value: Any, where: str) -> tuple[str, str, int]:
+    """Media type, digest and size of a descriptor."""
     if not isinstance(value, dict):
         _refuse(f"{where} must be a descriptor")
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
@@ -163,7 +169,7 @@ def _descriptor(value: Any, where: str) -> tuple[str, str]:
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
         _refuse(f"{where}.size must be a number of bytes")
     try:
-        return media_type, check_digest(digest)
+        return media_type, check_digest(digest), size
     except DigestInvalid as exc:
         raise ManifestInvalid(f"{where}.digest: {exc.message}", **exc.details) from exc
 

@@ -77,6 +77,7 @@ _TABLE: Final[Mapping[type[errors.SpeedyError], _Line]] = {
     errors.RangeNotSatisfiable: _Line("SIZE_INVALID"),
     errors.UploadConflict: _Line("BLOB_UPLOAD_INVALID", 416),
     errors.ReferencesMissing: _Line("MANIFEST_BLOB_UNKNOWN", 400),
+    errors.SizesDiffer: _Line("MANIFEST_INVALID", 400),
     errors.ConditionFailed: _Line("DENIED"),
     # what is not there
     errors.NotFound: _Line("UNSUPPORTED"),

@@ -209,7 +209,7 @@ class Registry:
         `conditions` are met.
 
         Raises PayloadTooLarge, ManifestInvalid, DigestMismatch (the content does not have `digest`), ReferencesMissing,
-        ConditionFailed.
+        SizesDiffer, ConditionFailed.
         """
         if len(body) > self.limits.manifest_bytes_max:
             raise PayloadTooLarge(f"a manifest may have {self.limits.manifest_bytes_max} bytes")
@@ -233,6 +233,7 @@ class Registry:
                 blobs=document.blobs,
                 manifests=document.manifests,
                 optional=document.optional,
+                sizes=document.sizes,
             ),
             tags,
             conditions,

@@ -16,6 +16,7 @@
     │   ├── UploadConflict        the upload's offset is not the expected one (carries the real one)
     │   ├── FidRangeClosed        a fragment's fid lies in a range that was closed
     │   ├── ReferencesMissing     a manifest names content that the repository does not have (carries it)
+    │   ├── SizesDiffer           a manifest tells other sizes of blobs than they have (carries it)
     │   └── ConditionFailed 412   what the caller made the change depend on is not so
     ├── PayloadTooLarge 413
     ├── RangeNotSatisfiable 416
@@ -162,6 +163,12 @@ class ReferencesMissing(Conflict):
 class ConditionFailed(Conflict):
     code = "condition_failed"
     status = 412
+
+
+class SizesDiffer(Conflict):
+    """details: digest, told and actual (bytes) of the first blob of which a manifest tells a wrong size."""
+
+    code = "sizes_differ"
 
 
 class PayloadTooLarge(SpeedyError):

@@ -17,6 +17,7 @@ from wire.errors import (
     ManifestUnknown,
     ReferencesMissing,
     RepositoryUnknown,
+    SizesDiffer,
 )
 
 REPO = "team/app"
@@ -188,6 +189,19 @@ def test_one_manifest_in_two_repositories_is_one_file_with_a_media_type_for_each
     assert store.manifest("other", "v1").media_type == "application/b"
     put(store, "m1", media_type="application/c")
     assert store.manifest(REPO, "v1").media_type == "application/c"
+
+
+def test_a_manifest_that_tells_a_wrong_size_of_a_blob_is_refused_and_leaves_nothing(store: MetaStore) -> None:
+    for told, refused in (({LAYER: 49}, True), ({LAYER: 50}, False), ({}, False), ({digest_of("other"): 1}, False)):
+        new = replace(new_manifest(f"m{told}", blobs=[LAYER]), sizes=told)
+        if not refused:
+            assert store.put_manifest(REPO, new, ["v1"]).digest == new.digest
+            continue
+        with pytest.raises(SizesDiffer) as caught:
+            store.put_manifest(REPO, new, ["v1"])
+        assert caught.value.details == {"digest": LAYER, "told": 49, "actual": 50}
+        assert dead_fids(store) == fids_of(new.fragments)
+        assert store.tags(REPO).names == ()
 
 
 def test_a_tag_moves_to_the_manifest_that_was_put_last(store: MetaStore) -> None:

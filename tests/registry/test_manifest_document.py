@@ -169,3 +169,12 @@ def test_refused(what: str) -> None:
     with pytest.raises(ManifestInvalid) as caught:
         parse_manifest(body, content_type)
     assert caught.value.message
+
+
+def test_sizes_are_told_of_blobs_and_must_not_contradict_each_other() -> None:
+    document = image(b"config", b"layer", b"layer")
+    parsed = parse_manifest(encoded(document), OCI_MANIFEST)
+    assert parsed.sizes == {sha256(b"config"): 6, sha256(b"layer"): 5}
+    document["layers"][1]["size"] = 6
+    with pytest.raises(ManifestInvalid, match="elsewhere"):
+        parse_manifest(encoded(document), OCI_MANIFEST)

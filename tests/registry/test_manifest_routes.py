@@ -301,3 +301,16 @@ def test_layers_of_unknown_types_are_layers(client: Client, repository: str) -> 
     client.push(repository, b"layer")
     layers = [descriptor(b"layer", "application/x-anything"), descriptor(b"layer", LAYER_TYPE)]
     assert client.put_manifest(repository, "v1", encoded(image(b"config", layers=layers))).status == 201
+
+
+@pytest.mark.parametrize("part", ["config", "layer"])
+def test_a_manifest_with_the_wrong_size_of_a_blob_is_refused_because_no_client_could_pull_it(
+    client: Client, repository: str, part: str
+) -> None:
+    client.push(repository, b"config")
+    client.push(repository, b"layer")
+    document = image(b"config", b"layer")
+    (document["config"] if part == "config" else document["layers"][0])["size"] += 1
+    reply = client.put_manifest(repository, "v1", encoded(document))
+    assert (reply.status, reply.code()) == (400, "MANIFEST_INVALID")
+    assert client.send("GET", f"/v2/{repository}/manifests/v1").status == 404
