@@ -22,11 +22,12 @@ ENGINE_SOURCES := $(wildcard native/include/*.h native/src/*.c native/src/*.h) n
 SEED ?= $(shell date +%s)
 FUZZ ?= 100
 SOAK_CRASH_POINTS ?= 1000000
+FUZZ_SECONDS ?= 3600
 SOAK_KILL_ROUNDS ?= 2000
 SOAK_UPLOAD_KILLS ?= 500
 SOAK_ORACLE_EXAMPLES ?= 5000
 
-.PHONY: help serve test lint bench soak fuzz test-minimal dist clean
+.PHONY: help serve test lint bench fuzz-engine soak fuzz test-minimal dist clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -55,6 +56,10 @@ soak: $(VENV)/.test ## Fault tests for hours: 1,000,000 power cuts, failing call
 
 fuzz: $(VENV)/.test ## The routes' fuzz tests with 100 times as many examples as in CI (FUZZ=, ARGS="--hypothesis-seed=1")
 	SPEEDY_SOAK=$(FUZZ) $(BIN)/python -m pytest -o timeout=0 tests/hostile $(ARGS)
+
+fuzz-engine: $(VENV)/.test ## libFuzzer on each of the engine's files for FUZZ_SECONDS=3600 (clang, libclang-rt-14-dev)
+	SPEEDY_SEED=$(SEED) SPEEDY_FUZZ_S=$(FUZZ_SECONDS) SPEEDY_TEST_REQUIRE_ALL=1 \
+	$(BIN)/python -m pytest -s tests/native/test_fuzz.py $(ARGS)
 
 test-minimal: ## As root: `make serve` in a system that holds only git, make and python3 (RELEASE=bookworm or noble)
 	bash tests/packaging/minimal_system.sh serve $(RELEASE)

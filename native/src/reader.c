@@ -109,7 +109,7 @@ static int read_header(struct reading *reading, uint8_t *first, size_t first_len
                        reading->volume->size, &reading->needle, &more))
         return corrupt(reading, 0, "the header is damaged");
     const struct needle *needle = &reading->needle;
-    if (needle->fid != place->fid || needle->payload_length != place->length ||
+    if ((needle->flags & NEEDLE_PAD) != 0 || needle->fid != place->fid || needle->payload_length != place->length ||
         needle->payload_crc != place->crc32c || needle->header_length != place->header_length)
         return corrupt(reading, 0, "header and index disagree");
     return ENGINE_OK;
@@ -169,6 +169,8 @@ static int read_range(struct reading *reading, uint64_t offset, uint8_t *to, siz
         else
             first = 0; /* written with other blocks: read it again in those */
     }
+    if (status != ENGINE_OK)
+        return status; /* nothing in the header, its block size for one, can be relied on */
     block = (uint64_t)1 << reading->needle.block_log2;
     uint64_t end = offset + length;
     uint64_t at = offset + first;

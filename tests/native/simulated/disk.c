@@ -262,17 +262,35 @@ void sim_disk_remove(struct sim_disk *disk, const char *name)
     names_remove(&disk->disk, name);
 }
 
+static struct sim_file *file_named(struct sim_disk *disk, const char *name)
+{
+    uint32_t number = names_find(&disk->cache, name);
+    CHECK(number != NO_FILE);
+    return &disk->files[number];
+}
+
+void sim_disk_overwrite(struct sim_disk *disk, const char *name, uint64_t offset, const uint8_t *bytes, size_t length)
+{
+    struct sim_file *file = file_named(disk, name);
+    CHECK(offset <= file->cache.size && length <= file->cache.size - offset);
+    image_write(&file->cache, offset, bytes, length);
+    image_write(&file->disk, offset, bytes, length);
+}
+
+void sim_disk_resize(struct sim_disk *disk, const char *name, uint64_t size)
+{
+    struct sim_file *file = file_named(disk, name);
+    image_resize(&file->cache, size);
+    image_resize(&file->disk, size);
+}
+
 void sim_disk_flip(struct sim_disk *disk, const char *name, uint64_t bit)
 {
     uint8_t byte;
-    uint32_t number = names_find(&disk->cache, name);
-    CHECK(number != NO_FILE);
-    struct sim_file *file = &disk->files[number];
-    CHECK(bit / 8 < file->cache.size);
+    struct sim_file *file = file_named(disk, name);
     image_read(&file->cache, bit / 8, &byte, 1);
     byte ^= (uint8_t)(1u << bit % 8);
-    image_write(&file->cache, bit / 8, &byte, 1);
-    image_write(&file->disk, bit / 8, &byte, 1);
+    sim_disk_overwrite(disk, name, bit / 8, &byte, 1);
 }
 
 void sim_disk_print(const struct sim_disk *disk, uint64_t from)

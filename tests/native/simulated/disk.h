@@ -63,8 +63,10 @@ bool sim_disk_is_held(struct sim_disk *disk);
 bool sim_disk_read(struct sim_disk *disk, const char *name, uint64_t offset, void *bytes, size_t length, uint64_t *size);
 void sim_disk_list(struct sim_disk *disk, io_list_visitor visit, void *argument);
 void sim_disk_remove(struct sim_disk *disk, const char *name);
-/* Flips one bit of the file, on the disk and in what is read. */
+/* Changes the file, on the disk and in what is read. */
 void sim_disk_flip(struct sim_disk *disk, const char *name, uint64_t bit);
+void sim_disk_overwrite(struct sim_disk *disk, const char *name, uint64_t offset, const uint8_t *bytes, size_t length);
+void sim_disk_resize(struct sim_disk *disk, const char *name, uint64_t size);
 
 /* The record from a position on, a line each, for people. */
 void sim_disk_print(const struct sim_disk *disk, uint64_t from);
