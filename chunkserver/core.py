@@ -146,6 +146,10 @@ class LocalChunkStore:
             volumes=stat.volumes,
             volumes_failed=stat.volumes_failed,
             fid_max=stat.fid_max,
+            compactions=stat.compactions,
+            compaction_failures=stat.compaction_failures,
+            compacted_bytes=stat.compacted_bytes,
+            given_back_bytes=stat.given_back_bytes,
         )
 
     def volumes(self) -> list[VolumeInfo]:

@@ -41,7 +41,10 @@ class ChunkInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoreStat:
-    """What one ChunkServer tells of itself; sizes in bytes. `fid_max` is the highest fid it has ever seen."""
+    """What one ChunkServer tells of itself; sizes in bytes. `fid_max` is the highest fid it has ever seen.
+
+    Since its start, compaction has written `compacted_bytes` and made the file system `given_back_bytes` richer.
+    """
 
     server_id: str
     state: StoreState
@@ -53,6 +56,10 @@ class StoreStat:
     volumes: int
     volumes_failed: int
     fid_max: int
+    compactions: int = 0
+    compaction_failures: int = 0
+    compacted_bytes: int = 0
+    given_back_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

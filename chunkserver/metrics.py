@@ -1,4 +1,4 @@
-"""What a ChunkServer adds to /metrics: space, state and the scrub, read when somebody looks."""
+"""What a ChunkServer adds to /metrics: space, state, compaction and the scrub, read when somebody looks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from chunkserver.interface import ChunkServer, ScrubStatus
+from chunkserver.interface import ChunkServer, ScrubStatus, StoreStat
 from wire.errors import SpeedyError
 
 
@@ -36,7 +36,21 @@ class StoreCollector(Collector):
         for state in ("rw", "ro_full", "failed"):
             states.add_metric([state], float(stat.state == state))
         yield states
+        yield from _compaction_metrics(stat)
         yield from _scrub_metrics(scrub)
+
+
+def _compaction_metrics(stat: StoreStat) -> Iterable[Metric]:
+    runs = CounterMetricFamily("speedy_compactions", "Compactions since the start", labels=["result"])
+    runs.add_metric(["done"], stat.compactions)
+    runs.add_metric(["failed"], stat.compaction_failures)
+    yield runs
+    sizes = CounterMetricFamily(
+        "speedy_compaction_bytes", "Written by compaction, and given back by it on balance", labels=["kind"]
+    )
+    sizes.add_metric(["written"], stat.compacted_bytes)
+    sizes.add_metric(["given_back"], stat.given_back_bytes)
+    yield sizes
 
 
 def _scrub_metrics(scrub: ScrubStatus) -> Iterable[Metric]:

@@ -259,6 +259,7 @@ def test_space_and_state_are_metrics(server: Server) -> None:
     assert "speedy_chunks 1.0" in text
     assert 'speedy_chunkserver_state{state="rw"} 1.0' in text
     assert 'speedy_chunk_bytes{kind="free"}' in text
+    assert 'speedy_compaction_bytes_total{kind="given_back"} 0.0' in text
 
 
 def test_the_client_raises_what_the_server_refuses(server: Server) -> None:

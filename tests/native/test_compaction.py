@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import ChunkCorrupt, ChunkNotFound, Engine, EngineError, StoreBusy, crc32c
+from native.engine import ChunkCorrupt, ChunkNotFound, DiskFull, Engine, EngineError, StoreBusy, crc32c
 
 from .conftest import MIB, OpenStore
 
@@ -130,6 +130,21 @@ def test_what_the_blocks_of_large_chunks_gave_back_is_not_counted_twice(open_sto
     fill(engine, dict.fromkeys(range(1, 41), 200_000), lambda fid: fid % 8 != 0)
     engine.checkpoint()  # punches: only headers and edges of the dead chunks still take space
     assert engine.compact(below=0.7).volumes_made == 0
+
+
+def test_it_works_in_the_reserve_when_the_disk_is_full_for_others(open_store: OpenStore, fast_directory: Path) -> None:
+    engine = open_store(compact_below=NEVER)
+    left = fill(engine, dict.fromkeys(range(1, 2001), 4096), lambda fid: fid % 4 != 0)
+    engine.close()
+    engine = open_store(
+        compact_below=NEVER, reserve_bytes=1 << 60, volume_size_first=64 * MIB, volume_size_max=64 * MIB
+    )
+    with pytest.raises(DiskFull):
+        put(engine, 9999, bytes(4 * MIB))  # more than any volume has left
+    before = taken_bytes(fast_directory)
+    assert engine.compact(below=0.9).volumes_made == 1
+    assert taken_bytes(fast_directory) < before - 6 * MIB
+    check(engine, left)
 
 
 def test_created_time_and_place_order_survive(open_store: OpenStore) -> None:

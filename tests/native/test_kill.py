@@ -127,5 +127,6 @@ def test_what_was_acknowledged_survives_kill_9_and_what_was_deleted_stays_away(
             ledger.check(engine)
             ledger.thin_out(engine, chance)
             engine.close()
+    assert not (fast_directory / "v00000001.dat").exists()  # compacted
     assert ledger.puts > 10 * ROUNDS
     assert ledger.deletes > ROUNDS // 2

@@ -1,4 +1,5 @@
-"""A process to be killed: puts and deletes chunks from several threads and says on stdout what was acknowledged.
+"""A process to be killed: puts and deletes chunks from several threads, compacts all the while, and says on stdout what
+was acknowledged.
 
 Usage: python -m tests.native.writer DIRECTORY. Each line of standard input is a FIRST_FID and starts a writer as a
 child, which is faster than a new interpreter; its process id is the first line that it writes. A line is written after
@@ -61,7 +62,13 @@ def write(directory: Path, first_fid: int) -> NoReturn:
                 engine.delete(victim)
                 say(f"delete {victim}")
 
+    def compact() -> None:
+        pause = threading.Event()
+        while not pause.wait(0.005):
+            engine.compact(below=1.0)
+
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    threads.append(threading.Thread(target=compact))
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -385,6 +385,12 @@ static const struct step compaction_steps[] = {
     {step_batch, 12}, {step_thin_out, 2},   {step_compact, 1},  {step_reopen, 1},  {step_put, 4},    {step_delete, 2},
     {step_compact, 1}, {step_checkpoint, 1}, {step_thin_out, 50}, {step_compact, 1}, {step_put_deleted, 3}, {NULL, 0},
 };
+/* No space for what is to be compacted, then some, then again chunks. */
+static const struct step compaction_full_steps[] = {
+    {step_put, 24},   {step_batch, 16}, {step_compact, 1}, {step_thin_out, 3}, {step_compact, 2}, {step_put, 12},
+    {step_thin_out, 2}, {step_compact, 1}, {step_reopen, 1}, {step_batch, 8},  {step_delete, 4},  {step_compact, 1},
+    {NULL, 0},
+};
 static const struct step compact_crowd_steps[] = {
     {step_crowd, 10}, {step_crowd_and_compact, 10}, {step_thin_out, 4}, {step_compact, 1}, {step_crowd_and_compact, 6},
     {step_reopen, 1}, {step_crowd_and_compact, 4},  {NULL, 0},
@@ -401,6 +407,7 @@ static const struct workload workloads[] = {
     {"crowd", 64 * MIB, MIB, 1 * MIB, 1, true, crowd_steps},
     {"appenders", 64 * MIB, MIB, 1 * MIB, 3, true, crowd_steps},
     {"compaction", 64 * MIB, MIB, 1 * MIB, 1, false, compaction_steps},
+    {"compaction-full", 3 * MIB, MIB, 1 * MIB, 1, false, compaction_full_steps},
     {"compact-crowd", 64 * MIB, MIB, 1 * MIB, 2, true, compact_crowd_steps},
 };
 
