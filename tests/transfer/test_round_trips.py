@@ -242,6 +242,14 @@ def test_skopeo_copies_what_was_pushed_and_the_other_way_round(
     skopeo.copy(f"oci:{tmp_path}/copy:latest", f"docker://{repository}:skopeo", "--all", "--preserve-digests")
     client.run("pull", f"{repository}:skopeo", tmp_path / "mine")
     assert layout_blobs(tmp_path / "mine") == layout_blobs(platforms.layout)
+    # It reads what we write, in each form.
+    client.run("pull", f"{repository}:skopeo", f"oci-archive:{tmp_path}/mine.oci.tar")
+    client.run("pull", f"{repository}:skopeo", tmp_path / "mine.tar", "--platform", "linux/arm64")
+    for number, form in enumerate((f"oci:{tmp_path}/mine:skopeo", f"oci-archive:{tmp_path}/mine.oci.tar:skopeo")):
+        skopeo.copy(form, f"docker://{repository}:again-{number}", "--all", "--preserve-digests")
+        assert skopeo.inspect(f"{repository}:again-{number}", "--raw") == json.loads(platforms.document)
+    skopeo.copy(f"docker-archive:{tmp_path}/mine.tar", f"docker://{repository}:arm")
+    assert skopeo.inspect(f"{repository}:arm", "--config")["architecture"] == "arm64"
 
 
 def test_layers_in_zstd_stay_as_they_are_and_are_unpacked_for_docker(
