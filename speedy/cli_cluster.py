@@ -122,5 +122,7 @@ def status(data: Path, as_json: bool) -> None:
     else:
         print_processes([(s.process.name, s.process.url, str(s.pid or ""), s.state, s.reason) for s in states])
         print_groups(table, trouble)
+    if all(state.state == "down" for state in states):
+        click.echo(f"The cluster is down. Start it: speedy cluster up --data {data}", err=True)
     if any(state.state != "ready" for state in states):
         raise SystemExit(1)

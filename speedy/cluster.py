@@ -20,7 +20,7 @@ from pathlib import Path
 from chunkmaster.client import HttpChunkMaster
 from chunkmaster.interface import GroupTable
 from speedy.cluster_plan import ROOMS, Plan, Process, Wanted, database_url, load_plan, make_plan, save_plan
-from speedy.processes import ProcessIdentity, is_alive, read_pid_file, start_detached, stop_all
+from speedy.processes import KILL_WAIT_S, ProcessIdentity, is_alive, read_pid_file, start_detached, stop_all
 from wire.auth import ClusterKey
 from wire.errors import Conflict, SpeedyError, Unavailable
 
@@ -28,7 +28,8 @@ READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 35.0  # longer than a room's graceful stop
 _PROBE_TIMEOUT_S = 5.0
 _POLL_S = 0.05
-_LOCK_WAIT_S = 90.0
+# Who waits for a `down` waits for all of it: each room may take its own time to stop, and a little more to be killed.
+_LOCK_WAIT_S = len(ROOMS) * (STOP_TIMEOUT_S + KILL_WAIT_S)
 _LOG_TAIL_LINES = 15
 _LOG_TAIL_BYTES = 16 * 1024
 _LOG_LINE_CHARS_MAX = 600  # the file has the whole of it

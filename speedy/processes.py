@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _POLL_S = 0.02
-_KILL_WAIT_S = 5.0
+KILL_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def stop_all(identities: Sequence[ProcessIdentity], timeout_s: float) -> list[Pr
     late = _wait_gone(identities, timeout_s)
     for identity in late:
         _signal(identity, signal.SIGKILL, group=True)
-    _wait_gone(late, _KILL_WAIT_S)
+    _wait_gone(late, KILL_WAIT_S)
     return late
 
 

@@ -84,8 +84,7 @@ def serve(
     try:
         listener = _listen(host, port)
     except OSError as error:
-        log.error("cannot listen on %s port %d: %s", host, port, error.strerror or error)
-        print(f"{name}: cannot listen on {host} port {port}: {error.strerror or error}", file=sys.stderr)
+        log.error("%s cannot listen on %s port %d: %s", name, host, port, error.strerror or error)
         return EXIT_BIND_FAILED
     host, port = listener.getsockname()[:2]
     _take_all_descriptors()

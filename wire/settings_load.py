@@ -204,6 +204,8 @@ def _check_together(settings: Settings, problems: list[Problem]) -> None:
     for window in ("write_window", "read_window"):
         if getattr(registry, window) > registry.buffer_count:
             problem(f"registry.{window}", getattr(registry, window), "at most registry.buffer_count")
+    if chunks.heartbeat_s >= settings.chunkmaster.down_after_s:
+        problem("chunkserver.heartbeat_s", chunks.heartbeat_s, "less than chunkmaster.down_after_s")
     if images.replica_timeout_s > images.put_deadline_s:
         problem("imageserver.replica_timeout_s", images.replica_timeout_s, "at most imageserver.put_deadline_s")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -140,7 +141,20 @@ def _plain_decoder(kind: type[Any]) -> Decoder:
     def decode(data: Any, path: str) -> Any:
         if not isinstance(data, accepted) or (isinstance(data, bool) and kind is not bool):
             raise _unfit(path, name, data)
-        return float(data) if kind is float else data
+        return data
+
+    return _finite_decoder(decode) if kind is float else decode
+
+
+def _finite_decoder(plain: Decoder) -> Decoder:
+    def decode(data: Any, path: str) -> Any:
+        try:
+            number = float(plain(data, path))
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):  # JSON of Python's kind knows NaN and Infinity; no time or size of ours is one
+            raise _unfit(path, "a number", data)
+        return number
 
     return decode
 

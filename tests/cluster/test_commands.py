@@ -57,7 +57,9 @@ def test_a_cluster_comes_up_grows_by_a_command_and_goes_down(data: Path) -> None
 
     down = speedy("cluster", "down", "--data", str(data))
     assert (down.returncode, "killed" in down.stdout) == (0, False)
-    assert speedy("cluster", "status", "--data", str(data)).returncode == 1
+    told = speedy("cluster", "status", "--data", str(data))
+    assert told.returncode == 1
+    assert f"speedy cluster up --data {data}" in told.stderr
     assert speedy("cluster", "up", "--data", str(data), timeout_s=120).returncode == 0
     assert Pusher(plan.of("registry")[0].url).pull_image("a", "v") == digest
 

@@ -92,6 +92,11 @@ def test_values_that_do_not_fit_together_are_told(tmp_path: Path) -> None:
     (problem,) = problems_of(write(tmp_path, '[chunkserver]\nvolume_bytes_first = "2GiB"\n'))
     assert problem.startswith("chunkserver.volume_bytes_first")
     assert "chunkserver.volume_bytes_max" in problem
+    (problem,) = problems_of(write(tmp_path, "[chunkserver]\nheartbeat_s = 3\n"))
+    assert problem.startswith("chunkserver.heartbeat_s")
+    assert "chunkmaster.down_after_s" in problem
+    (problem,) = problems_of(write(tmp_path, "[chunkmaster]\ndown_after_s = 1\n"))
+    assert problem.startswith("chunkserver.heartbeat_s")
 
 
 @pytest.mark.parametrize("text", ["[registry\n", "a = \xff", "[a]\n[a]\n"])
