@@ -92,10 +92,10 @@ class EngineOptions:
 
     ``cluster_id`` is a UUID; a directory of another cluster is refused. ``reserve_bytes`` None means two volumes, at
     most 1/16 and at least 1 % of the file system. ``create`` False refuses a directory without a store: a disk that is
-    not mounted is noticed. ``sync`` False acknowledges before the bytes are durable. ``appenders`` threads (1 to 8)
-    write at once, each to another volume. Volumes whose live share is below ``compact_below`` (0: none) are compacted
-    by themselves, looked for every ``compact_every_s``, writing at most ``compact_bytes_s`` bytes a second (0: no
-    bound).
+    not mounted is noticed. ``read_only`` looks at a store without changing a byte of it. ``sync`` False acknowledges
+    before the bytes are durable. ``appenders`` threads (1 to 8) write at once, each to another volume. Volumes whose
+    live share is below ``compact_below`` (0: none) are compacted by themselves, looked for every ``compact_every_s``,
+    writing at most ``compact_bytes_s`` bytes a second (0: no bound).
     """
 
     cluster_id: str
@@ -104,6 +104,7 @@ class EngineOptions:
     reserve_bytes: int | None = None
     sync: bool = True
     create: bool = True
+    read_only: bool = False
     queue_bytes_max: int = 256 << 20
     queue_timeout_s: float = 30.0
     appenders: int = 4
@@ -225,7 +226,7 @@ class Engine:
 
         Raises StoreLocked, StoreMismatch, DiskFull, StoreFailed.
         """
-        if options.create:
+        if options.create and not options.read_only:
             directory.mkdir(parents=True, exist_ok=True)
         native = ffi.new("engine_options *")
         native.volume_size_first = options.volume_size_first
@@ -242,6 +243,7 @@ class Engine:
         native.compact_bytes_s = options.compact_bytes_s
         native.sync = options.sync
         native.create = options.create
+        native.read_only = options.read_only
         native.cluster_id = list(uuid.UUID(options.cluster_id).bytes)
         store = ffi.new("engine_store **")
         error = ffi.new("engine_error *")

@@ -12,6 +12,8 @@
  * CAVEATS
  *   - The handle must be opened after fork() and closed by the process that opened it. Descriptors are O_CLOEXEC.
  *   - With options.sync = 0, chunks are durable only after engine_checkpoint or engine_close returned.
+ *   - With options.read_only the store looks as recovery would leave it, but nothing is written; whatever would change
+ *     it answers INVALID. LOCK is held all the same (if there is one): what another process changes cannot be read.
  *   - A fid that was deleted may be put again; that fids are never reused is the caller's promise.
  *
  * FILES (integers little-endian, CRC = CRC32C; file names use eight decimal digits for the volume id)
@@ -123,6 +125,7 @@ typedef struct engine_options {
     uint32_t appenders;             /* threads that write at once, each to another volume; 1 to 8 */
     int32_t sync;                   /* 0: do not fdatasync before acknowledging */
     int32_t create;                 /* 0: refuse a directory without a store (an unmounted mount point) */
+    int32_t read_only;              /* 1: change nothing, not a byte: no recovery, no checkpoint; implies create = 0 */
     uint8_t cluster_id[16];
 } engine_options;
 

@@ -268,6 +268,8 @@ int manifest_pack(struct manifest *manifest, engine_error *error)
     int failed = io_replace(manifest->io, manifest->directory, "MANIFEST", NULL, content, used);
     int reason = errno;
     free(content);
+    if (failed != 0 && reason == EROFS)
+        return ENGINE_OK; /* nothing may be written: it is whole, only long */
     if (failed != 0)
         return failure_os(error, reason, "cannot rewrite MANIFEST");
     manifest->next_seq = seq;
@@ -289,6 +291,8 @@ int manifest_open(struct manifest *manifest, const struct engine_io *io, int dir
     (void)pthread_mutex_init(&manifest->lock, NULL);
     uint64_t size = 0;
     manifest->file = io_open(io, directory, "MANIFEST", O_RDWR | O_CREAT);
+    if (manifest->file < 0 && errno == ENOENT)
+        return ENGINE_OK; /* none, and none may be made: the volumes tell enough for reading */
     if (manifest->file < 0 || io->size(io->context, manifest->file, &size) != 0)
         return failure_os(error, errno, "cannot open MANIFEST");
     if (size > FILE_BYTES_MAX)

@@ -191,7 +191,7 @@ static int read_needles(engine_store *store, struct volume *volume, const struct
         if (recovery.lost || (limit < volume->size && recovery.tail < limit))
             quarantined = true;
         engine_error ignored;
-        if (!sealed && !quarantined && recovery_repair(volume, &recovery, &ignored) != ENGINE_OK)
+        if (!sealed && !quarantined && !store->options.read_only && recovery_repair(volume, &recovery, &ignored) != ENGINE_OK)
             volume->state = VOLUME_FAILED;
         if (recovery.tail > volume->tail)
             volume->changed = true;
@@ -245,7 +245,7 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
         return status == ENGINE_NO_MEMORY ? status : ENGINE_OK;
     }
     store->damaged_records += deleted.damaged_records;
-    if (row == NULL) {
+    if (row == NULL && !store->options.read_only) {
         /* Made just before a crash, or its record was damaged: nothing distinguishes the two, and both are welcome. */
         struct manifest_volume adopted = {.id = id, .size = volume->size};
         memcpy(adopted.uuid, volume->uuid, sizeof adopted.uuid);
@@ -253,6 +253,8 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
         if (status != ENGINE_OK && status != ENGINE_NO_MEMORY)
             volume->state = VOLUME_FAILED; /* readable, but nothing may be acknowledged into it */
         status = ENGINE_OK;
+    } else if (row == NULL) {
+        /* Left as it is found. */
     } else if (row->quarantined) {
         volume->state = VOLUME_QUARANTINED;
     } else if (row->failed) {

@@ -101,7 +101,7 @@ int engine_put(engine_store *store, uint64_t fid, const void *payload, size_t le
 {
     struct put put;
     uint8_t *header = NULL;
-    int status = store_enter(store, error);
+    int status = store_enter_to_write(store, error);
     if (status != ENGINE_OK)
         return status;
     status = check(fid, length, error);
@@ -159,7 +159,7 @@ static void submit_all(engine_store *store, struct put *puts, uint8_t *header, e
 int engine_put_many(engine_store *store, engine_item *items, size_t count, engine_error *errors)
 {
     engine_error closed;
-    if (store_enter(store, &closed) != ENGINE_OK)
+    if (store_enter_to_write(store, &closed) != ENGINE_OK)
         return refuse_all(items, count, errors, closed.code, closed.detail);
     int status = ENGINE_OK;
     struct put *puts = NULL;

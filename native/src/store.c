@@ -41,6 +41,10 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
         return NULL;
     store->io = io;
     store->options = *options;
+    if (options->read_only) {
+        io_read_only_init(&store->read_only, io);
+        store->io = &store->read_only.table;
+    }
     store->directory = -1;
     store->lock_file = -1;
     store->manifest.file = -1;
@@ -128,7 +132,7 @@ static int read_or_create_identity(engine_store *store, engine_error *error)
     if (status != ENGINE_NOT_FOUND)
         return status;
     bool orphaned = false;
-    if (!store->options.create)
+    if (!store->options.create || store->options.read_only)
         return failure(error, ENGINE_MISMATCH, 0, "no store here (is the disk mounted?)");
     if (io->list(io->context, store->directory, see_store_file, &orphaned) != 0)
         return failure(error, ENGINE_FAILED, errno, "cannot list the directory");
@@ -138,6 +142,16 @@ static int read_or_create_identity(engine_store *store, engine_error *error)
     status = identity_random(store->identity.disk_id, sizeof store->identity.disk_id, error);
     if (status == ENGINE_OK)
         status = identity_create(io, store->directory, &store->identity, error);
+    return status;
+}
+
+static int start_threads(engine_store *store, engine_error *error)
+{
+    int status = appender_start(store, error);
+    if (status == ENGINE_OK)
+        status = keeper_start(store, error);
+    if (status == ENGINE_OK)
+        status = compactor_start(store, error);
     return status;
 }
 
@@ -156,17 +170,15 @@ int store_open_on(const struct engine_io *io, const char *directory, const engin
     if (store->directory < 0)
         status = failure(error, ENGINE_FAILED, errno, "cannot open the directory");
     if (status == ENGINE_OK)
-        status = identity_lock(io, store->directory, options->lock_timeout_s, &store->lock_file, error);
+        status = identity_lock(store->io, store->directory, options->lock_timeout_s, &store->lock_file, error);
+    if (status == ENGINE_FAILED && options->read_only && error->os_error == ENOENT)
+        status = no_failure(error); /* a copy that nobody has opened yet */
     if (status == ENGINE_OK)
         status = read_or_create_identity(store, error);
     if (status == ENGINE_OK)
         status = opening_read(store, error);
     if (status == ENGINE_OK)
-        status = appender_start(store, error);
-    if (status == ENGINE_OK)
-        status = keeper_start(store, error);
-    if (status == ENGINE_OK)
-        status = compactor_start(store, error);
+        status = options->read_only ? ENGINE_OK : start_threads(store, error);
     if (status != ENGINE_OK) {
         appender_stop(store);
         keeper_stop(store);
@@ -191,6 +203,13 @@ int store_enter(engine_store *store, engine_error *error)
         store->calls++;
     pthread_mutex_unlock(&store->calls_lock);
     return closing ? failure(error, ENGINE_CLOSED, 0, "the store is closed") : ENGINE_OK;
+}
+
+int store_enter_to_write(engine_store *store, engine_error *error)
+{
+    if (store->options.read_only)
+        return failure(error, ENGINE_INVALID, 0, "the store is open for reading only");
+    return store_enter(store, error);
 }
 
 int store_leave(engine_store *store, int status)
@@ -219,7 +238,7 @@ int engine_close(engine_store *store, engine_error *error)
     appender_stop(store);
     compactor_stop(store);
     keeper_stop(store);
-    int status = keeper_checkpoint(store, error);
+    int status = store->options.read_only ? ENGINE_OK : keeper_checkpoint(store, error);
     scrub_close(store);
     release_files(store);
     pthread_mutex_lock(&store->calls_lock);
@@ -261,7 +280,7 @@ int engine_info(engine_store *store, uint64_t fid, engine_chunk *chunk, engine_e
 
 int engine_delete(engine_store *store, uint64_t fid, int *removed, engine_error *error)
 {
-    int status = store_enter(store, error);
+    int status = store_enter_to_write(store, error);
     if (status != ENGINE_OK)
         return status;
     return store_leave(store, deletes_remove(store, fid, removed, error));
@@ -279,7 +298,7 @@ int engine_iterate(engine_store *store, uint64_t after_fid, engine_chunk *chunks
 
 int engine_checkpoint(engine_store *store, engine_error *error)
 {
-    int status = store_enter(store, error);
+    int status = store_enter_to_write(store, error);
     if (status != ENGINE_OK)
         return status;
     return store_leave(store, keeper_checkpoint(store, error));
@@ -288,7 +307,7 @@ int engine_checkpoint(engine_store *store, engine_error *error)
 int engine_compact(engine_store *store, double below, uint64_t bytes_s, engine_compaction *report,
                    engine_error *error)
 {
-    int status = store_enter(store, error);
+    int status = store_enter_to_write(store, error);
     if (status != ENGINE_OK)
         return status;
     return store_leave(store, compactor_call(store, below, bytes_s, report, error));
@@ -296,7 +315,7 @@ int engine_compact(engine_store *store, double below, uint64_t bytes_s, engine_c
 
 int engine_compact_cancel(engine_store *store, engine_error *error)
 {
-    int status = store_enter(store, error);
+    int status = store_enter_to_write(store, error);
     if (status != ENGINE_OK)
         return status;
     compactor_cancel(store);

@@ -20,6 +20,7 @@
 #include "engine.h"
 #include "identity.h"
 #include "io.h"
+#include "io_read_only.h"
 #include "manifest.h"
 #include "needle.h"
 #include "scrub.h"
@@ -159,7 +160,8 @@ struct counters {
 };
 
 struct engine_store {
-    const struct engine_io *io;
+    const struct engine_io *io; /* of read_only, if options.read_only */
+    struct io_read_only read_only;
     engine_options options;
     struct identity identity;
     int directory;
@@ -214,7 +216,9 @@ int store_open_on(const struct engine_io *io, const char *directory, const engin
 
 /* Around every public call, so that closing waits for it. CLOSED when it comes too late. */
 int store_enter(engine_store *store, engine_error *error);
-/* Returns status. Only after an OK of store_enter. */
+/* As store_enter, for calls that change something: INVALID when the store is open for reading only. */
+int store_enter_to_write(engine_store *store, engine_error *error);
+/* Returns status. Only after an OK of either. */
 int store_leave(engine_store *store, int status);
 
 /* opening.c: everything between the lock and the threads. */

@@ -142,7 +142,9 @@ def test_the_index_is_the_same_whatever_became_of_the_checkpoints(
     assert engine.iterate() == before
     assert all(get(engine, fid) == payload for fid, payload in stored.items())
     again = engine.stat()
-    assert (again.live_bytes, again.dead_bytes, again.pad_bytes) == (stat.live_bytes, stat.dead_bytes, stat.pad_bytes)
+    assert (again.live_bytes, again.dead_bytes) == (stat.live_bytes, stat.dead_bytes)
+    # The keeper may prepare the next volume at any moment, which adds two superblocks.
+    assert again.pad_bytes - 8192 * again.volumes == stat.pad_bytes - 8192 * stat.volumes
     assert (again.fid_max, again.volumes_quarantined) == (stat.fid_max, 0)
 
 
