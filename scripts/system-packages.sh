@@ -3,9 +3,10 @@
 #
 #   scripts/system-packages.sh PYTHON serve|test|clients
 #
-# serve: what building and running needs; test: PostgreSQL and curl for the tests too; clients: also docker, podman,
-# skopeo, docker-registry, zstd, nginx and clang with libFuzzer, which the tests use where they are installed. As root, or
-# with sudo; without either the exact line to run is printed and the script ends with 1. Where nothing is missing it touches neither the network nor root's rights.
+# serve: what building and running needs; test: PostgreSQL and curl for the tests too; clients: also docker (with
+# containerd), podman, buildah, skopeo, umoci, docker-registry, zstd, nginx and clang with libFuzzer, which the tests use
+# where they are installed. As root, or with sudo; without either the exact line to run is printed and the script ends
+# with 1. Where nothing is missing it touches neither the network nor root's rights.
 set -eu
 
 python=$1
@@ -48,7 +49,8 @@ if [ "$purpose" != serve ]; then
 fi
 if [ "$purpose" = clients ]; then
     fuzzer=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9][0-9]*\)$/libclang-rt-\1-dev/p' | head -n 1)
-    for package in clang ${fuzzer:-libclang-rt-14-dev} debootstrap docker-compose docker-registry docker.io iptables nginx podman skopeo zstd; do
+    for package in buildah clang ${fuzzer:-libclang-rt-14-dev} containerd debootstrap docker-compose docker-registry \
+        docker.io iptables nginx podman skopeo umoci zstd; do
         need_package "$package"
     done
 fi

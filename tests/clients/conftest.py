@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.clients import targets
+from tests.clients.builders import Buildah
 from tests.clients.compose import ComposeCluster, build_images
+from tests.clients.containerd import Containerd
 from tests.clients.images import Image, Index, build_image, build_index
 from tests.clients.targets import Target
 from tests.clients.tools import Docker, ImageClient, Podman, Skopeo, remove_directory, scratch_directory
@@ -39,6 +41,24 @@ def skopeo() -> Iterator[Skopeo]:
         yield skopeo
     finally:
         skopeo.close()
+
+
+@pytest.fixture(scope="session")
+def buildah() -> Iterator[Buildah]:
+    buildah = Buildah.start()
+    try:
+        yield buildah
+    finally:
+        buildah.close()
+
+
+@pytest.fixture(scope="session")
+def containerd() -> Iterator[Containerd]:
+    containerd = Containerd.start()
+    try:
+        yield containerd
+    finally:
+        containerd.close()
 
 
 @pytest.fixture(scope="session", params=["docker", "podman"])

@@ -28,15 +28,20 @@ def _comes_back(client: ImageClient, target: Target, image: Image) -> None:
     client.remove(reference)
 
 
+@pytest.mark.feature("docker", "push, pull: 40 small layers")
+@pytest.mark.feature("podman", "push, pull: 40 small layers")
 def test_an_image_of_forty_layers_comes_back(client: ImageClient, target: Target, many_layers: Image) -> None:
     _comes_back(client, target, many_layers)
 
 
+@pytest.mark.feature("docker", "push, pull: a layer over 500 MiB")
 def test_an_image_with_a_layer_over_500_mib_comes_back(docker: Docker, target: Target, big_layer: Image) -> None:
     assert max(layer.length for layer in big_layer.layers) > 500 << 20
     _comes_back(docker, target, big_layer)
 
 
+@pytest.mark.feature("docker", "pull: what podman pushed")
+@pytest.mark.feature("podman", "pull: what docker pushed")
 def test_podman_pulls_what_docker_pushed_and_the_other_way_round(
     docker: Docker, podman: Podman, target: Target, many_layers: Image
 ) -> None:
@@ -51,6 +56,7 @@ def test_podman_pulls_what_docker_pushed_and_the_other_way_round(
         receiver.remove(reference)
 
 
+@pytest.mark.feature("docker", "manifest create, push; pull of each platform")
 def test_docker_pulls_each_platform_of_a_manifest_list(docker: Docker, target: Target, platforms: Index) -> None:
     reference = f"{target.address}/{uuid.uuid4().hex[:12]}/platforms"
     for image in platforms.images:
@@ -67,6 +73,7 @@ def test_docker_pulls_each_platform_of_a_manifest_list(docker: Docker, target: T
         docker.remove(f"{reference}:v1")
 
 
+@pytest.mark.feature("skopeo", "copy: an index with all its images, byte for byte")
 def test_skopeo_gets_an_index_of_two_platforms_back_byte_for_byte(
     skopeo: Skopeo, target: Target, platforms: Index
 ) -> None:
@@ -79,6 +86,8 @@ def test_skopeo_gets_an_index_of_two_platforms_back_byte_for_byte(
     assert blobs == layout_blobs(platforms.layout)
 
 
+@pytest.mark.feature("skopeo", "copy: a docker archive, as docker v2s2; inspect of the configuration")
+@pytest.mark.feature("podman", "pull: what skopeo pushed")
 def test_skopeo_pushes_an_archive_that_podman_pulls(
     skopeo: Skopeo, podman: Podman, target: Target, platforms: Index
 ) -> None:

@@ -18,6 +18,7 @@ def image(tmp_path: Path) -> Image:
     return build_image(tmp_path, "transfer", layer_sizes=[3_000_000, 700, 5_000], seed=31)
 
 
+@pytest.mark.feature("docker", "pull of what `speedy push docker-daemon:` pushed; save and load for `speedy pull`")
 def test_an_image_goes_from_docker_to_a_registry_and_back(docker: Docker, image: Image, tmp_path: Path) -> None:
     env = docker.env | {
         "XDG_CACHE_HOME": str(tmp_path / "cache"),

@@ -30,8 +30,15 @@ class CommandFailed(Exception):
     """A client ended with an error; the text holds what it said."""
 
 
-def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout_s: float = _COMMAND_S) -> str:
-    """Standard output of a command; raises CommandFailed with both streams where it does not end with 0."""
+def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = _COMMAND_S,
+    errors_too: bool = False,
+) -> str:
+    """Standard output of a command, with `errors_too` its other stream as well; raises CommandFailed with both where
+    it does not end with 0."""
     done = subprocess.run(
         [str(part) for part in argv],
         env=None if env is None else {**os.environ, **env},
@@ -44,7 +51,7 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, tim
     )
     if done.returncode != 0:
         raise CommandFailed(f"{argv!r} ended with {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
-    return done.stdout
+    return done.stdout + (done.stderr if errors_too else "")
 
 
 def scratch_directory(purpose: str) -> Path:
@@ -175,24 +182,32 @@ class Docker:
 
 
 class Podman:
-    """podman with storage of its own; needs no daemon."""
+    """podman with storage of its own; needs no daemon. With `partial_pulls` it fetches only the files of a
+    zstd:chunked layer that it lacks, by ranges."""
 
     name = "podman"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, partial_pulls: bool = False) -> None:
         self.directory = directory
-        self._argv: list[str | Path] = [program("podman")]
-        self._argv += ["--root", directory / "root", "--runroot", directory / "run", "--tmpdir", directory / "tmp"]
+        self._argv: list[str | Path] = [program("podman"), "--tmpdir", directory / "tmp"]
         self._argv += ["--cgroup-manager", "cgroupfs", "--events-backend", "none"]
-        self._env = {"HOME": str(directory), "REGISTRY_AUTH_FILE": str(_no_logins(directory))}
+        self._env = {"HOME": str(directory), "REGISTRY_AUTH_FILE": str(no_logins(directory))}
+        if partial_pulls:  # an option of the file alone, and only the overlay driver has it
+            (directory / "storage.conf").write_text(
+                f'[storage]\ndriver = "overlay"\nrunroot = "{directory}/run"\ngraphroot = "{directory}/root"\n'
+                '[storage.options]\npull_options = {enable_partial_images = "true"}\n'
+            )
+            self._env["CONTAINERS_STORAGE_CONF"] = str(directory / "storage.conf")
+        else:
+            self._argv += ["--root", directory / "root", "--runroot", directory / "run"]
 
     @classmethod
-    def start(cls) -> Self:
+    def start(cls, *, partial_pulls: bool = False) -> Self:
         root()
         program("podman")
         directory = scratch_directory("podman")
         try:
-            podman = cls(directory)
+            podman = cls(directory, partial_pulls=partial_pulls)
             podman.run("info")
         except CommandFailed as error:
             remove_directory(directory)
@@ -212,6 +227,11 @@ class Podman:
     def pull(self, reference: str) -> None:
         self.run("pull", "--quiet", "--tls-verify=false", reference)
 
+    def pull_telling(self, reference: str) -> str:
+        """Pull, and what podman says of how it does."""
+        pull = ["--log-level", "debug", "pull", "--quiet", "--tls-verify=false", reference]
+        return run([*self._argv, *pull], env=self._env, errors_too=True)
+
     def remove(self, reference: str) -> None:
         self.run("rmi", "--force", self.image_id(reference) or reference)
 
@@ -228,7 +248,7 @@ class Skopeo:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._skopeo = program("skopeo")
-        self._env = {"HOME": str(directory), "REGISTRY_AUTH_FILE": str(_no_logins(directory))}
+        self._env = {"HOME": str(directory), "REGISTRY_AUTH_FILE": str(no_logins(directory))}
 
     @classmethod
     def start(cls) -> Self:
@@ -237,19 +257,20 @@ class Skopeo:
 
     def copy(self, source: str, destination: str, *options: str) -> None:
         """Copy between any of skopeo's places ("docker://host/name:tag", "oci:dir:tag", "docker-archive:file")."""
-        argv: list[str | Path] = [self._skopeo, "--insecure-policy", "--tmpdir", self.directory, "copy", "--quiet"]
-        argv += ["--src-tls-verify=false", "--dest-tls-verify=false", *options, source, destination]
-        run(argv, env=self._env)
+        tls = ["--src-tls-verify=false", "--dest-tls-verify=false"]
+        self.run("copy", "--quiet", *tls, *options, source, destination)
 
     def inspect(self, reference: str, *options: str) -> Any:
-        argv: list[str | Path] = [self._skopeo, "inspect", "--tls-verify=false", *options, f"docker://{reference}"]
-        return json.loads(run(argv, env=self._env))
+        return json.loads(self.run("inspect", "--tls-verify=false", *options, f"docker://{reference}"))
+
+    def run(self, *arguments: str | Path) -> str:
+        return run([self._skopeo, "--insecure-policy", "--tmpdir", self.directory, *arguments], env=self._env)
 
     def close(self) -> None:
         remove_directory(self.directory)
 
 
-def _no_logins(directory: Path) -> Path:
+def no_logins(directory: Path) -> Path:
     """An empty file of logins: the machine's own are nobody's business here."""
     path = directory / "auth.json"
     path.write_text("{}")
