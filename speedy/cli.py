@@ -18,6 +18,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "cluster": ("speedy.cli_cluster", "cluster", "Run a whole cluster as separate processes on this machine."),
     "status": ("speedy.cli_status", "status", "Show groups, members, health and free space."),
     "group": ("speedy.cli_group", "group", "Add groups of ChunkServers, or list them."),
+    "volume": ("speedy.cli_volume", "volume", "Look into the files that keep the chunks, verify, scrub, compact them."),
     "config": ("speedy.cli_config", "config", "Show or check the settings in force."),
     "key": ("speedy.cli_key", "key", "Make the key that all rooms of a cluster share."),
     "migrate": ("speedy.cli_rooms", "migrate", "Bring the database's schema to this version."),

@@ -65,6 +65,19 @@ def print_processes(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
     _print_whole(shown)
 
 
+def print_rows(left: Sequence[str], right: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows of plain text under the headings `left`, and behind them `right` (aligned to the right, as numbers are)."""
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    shown = Table(*left, box=None, pad_edge=False)
+    for heading in right:
+        shown.add_column(heading, justify="right")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    _print_whole(shown)
+
+
 def _print_whole(shown: Table) -> None:
     """At its natural width, however narrow the terminal or the pipe is: a name or an address that is cut short helps
     nobody, and each line stays one line for grep."""
