@@ -191,7 +191,7 @@ static void check_superblocks(struct scrub *scrub, struct scrub_reading *reading
         };
         if (scrub_reading_superblock(reading, copy, found.what) || !is_there(volume))
             scrub_forget(scrub, found.volume, found.offset);
-        else
+        else if (is_there(reading->volume)) /* compaction may have removed it meanwhile */
             scrub_remember(scrub, &found);
     }
 }

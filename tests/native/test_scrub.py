@@ -359,6 +359,44 @@ def test_nothing_false_is_reported_while_chunks_come_and_go(open_store: OpenStor
     assert checked >= 500
 
 
+def test_nothing_false_is_reported_while_volumes_are_compacted(open_store: OpenStore) -> None:
+    engine = open_store(compact_below=0.0)
+    stop = threading.Event()
+    removed: list[int] = []
+    trouble: list[BaseException] = []
+
+    def compact() -> None:
+        chance = random.Random(1)
+        fid = 0
+        try:
+            while not stop.is_set():
+                for _ in range(30):
+                    fid += 1
+                    put(engine, fid, chance.randbytes(60_000))
+                    if fid % 3:
+                        engine.delete(fid)
+                removed.append(engine.compact(1.0).volumes_removed)
+        except BaseException as exc:
+            trouble.append(exc)
+            raise
+
+    thread = threading.Thread(target=compact)
+    thread.start()
+    deadline = time.monotonic() + DEADLINE_S
+    rounds = 0
+    try:
+        while (sum(removed) < 10 or rounds < 10) and not trouble and time.monotonic() < deadline:
+            engine.scrub_start()
+            assert finish(engine, step_bytes=256 * 1024).damaged == 0
+            assert engine.scrub_damage() == []
+            rounds += 1
+    finally:
+        stop.set()
+        thread.join(DEADLINE_S)
+    assert not trouble
+    assert sum(removed) >= 10
+
+
 def test_what_was_deleted_since_the_round_came_near_is_passed_over(open_store: OpenStore) -> None:
     engine = open_store(volume_size_first=16 * MIB, volume_size_max=16 * MIB)
     for fid in range(1, 100):
