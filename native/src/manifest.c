@@ -3,7 +3,8 @@
  * twice, at 0 and at 2048: a damaged bit must not bring replaced volumes back. A rewrite puts records behind each other.
  *      0 u32 magic "MANF"     4 u16 version (1)   6 u16 event (manifest_event)   8 u64 seq, ascending from 1
  *     16 u8[16] volume uuid  32 u32 volume id    36 u32 zero                   40 u64 volume size
- *     48 u64 tail            56 u64 fid max      64 u64 Unix time, µs          72 zeros
+ *     48 u64 tail            56 u64 fid max      64 u64 Unix time, µs
+ *     72 u32 count and 76 u32[] ids of the volumes that a COMPACT record replaces, at most 44; else zeros
  *    252 u32 CRC of bytes 0..251
  * Reader: every 256 bytes; all-zero slots are alignment; invalid ones are counted and skipped (what they said about a
  * volume is found again in its superblock or by scanning it). Appends go behind the end of the file, rounded up, so a

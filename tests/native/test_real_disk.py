@@ -1,0 +1,186 @@
+"""The engine on a real ext4 that fails: filled to its last block, and over a device whose writes answer EIO."""
+
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from native.engine import ChunkCorrupt, ChunkNotFound, DiskFull, Engine, EngineOptions, StoreFailed, crc32c
+from tests import needs
+from tests.wire.serving import wait_until
+
+from . import oracle
+from .conftest import CLUSTER_ID, MIB
+
+FULL_BYTES = 24 * MIB
+DEVICE_BYTES = 64 * MIB
+WAIT_S = 60.0
+PUTS_MAX = 100_000
+OPTIONS = EngineOptions(
+    cluster_id=CLUSTER_ID, volume_size_first=MIB, volume_size_max=4 * MIB, reserve_bytes=0, compact_below=0
+)
+
+
+def run(*command: str | Path, statuses: tuple[int, ...] = (0,)) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode in statuses, f"{command}: {done.stderr}"
+
+
+@contextmanager
+def mounted(image: Path, place: Path) -> Iterator[Path]:
+    """The file system in ``image``, mounted through a loop device at ``place``."""
+    needs.root()
+    place.mkdir(exist_ok=True)
+    command = [needs.program("mount"), "-o", "loop", image, place]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    if done.returncode != 0:
+        needs.not_run(f"a file system cannot be mounted here: {done.stderr.strip().partition(chr(10))[0]}")
+    try:
+        yield place
+    finally:
+        unmounted = subprocess.run([needs.program("umount"), place], capture_output=True, timeout=WAIT_S, check=False)
+        if unmounted.returncode != 0:  # a test that failed with its store open
+            run(needs.program("umount"), "--lazy", place)
+
+
+def payload_of(fid: int) -> bytes:
+    return hashlib.shake_128(fid.to_bytes(8, "little")).digest(100 + fid * 7919 % 100_000)
+
+
+def put(engine: Engine, fid: int) -> None:
+    engine.put(fid, payload_of(fid), crc32c(payload_of(fid)))
+
+
+def get(engine: Engine, fid: int) -> bytes:
+    buffer = bytearray(engine.info(fid).length)
+    engine.read_into(fid, 0, buffer)
+    return bytes(buffer)
+
+
+def put_until(engine: Engine, first_fid: int, error: type[Exception]) -> list[int]:
+    """Fids that were acknowledged before the first refusal, which must come."""
+    stored: list[int] = []
+    for fid in range(first_fid, first_fid + PUTS_MAX):
+        try:
+            put(engine, fid)
+        except error:
+            return stored
+        stored.append(fid)
+    raise AssertionError("nothing was refused")
+
+
+def check_oracle(directory: Path, stored: list[int]) -> None:
+    live = oracle.read_store(directory).live
+    assert all(live[fid][1].payload == payload_of(fid) for fid in stored)
+
+
+def test_an_ext4_filled_to_its_last_block_loses_nothing_and_goes_on(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    os.truncate(image, FULL_BYTES)
+    run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-m", "0", image)
+    with mounted(image, tmp_path / "disk") as disk:
+        store = disk / "store"
+        store.mkdir()
+        engine = Engine.open(store, OPTIONS)
+        ballast = os.open(disk / "ballast", os.O_WRONLY | os.O_CREAT)
+        os.posix_fallocate(ballast, 0, 6 * MIB)
+        os.lseek(ballast, 0, os.SEEK_END)
+        stored = put_until(engine, 1, DiskFull)
+        assert sum(len(payload_of(fid)) for fid in stored) > FULL_BYTES // 3
+        for length in (MIB, 4096, 1):  # somebody else takes what is left, down to the last block
+            with suppress(OSError):
+                while os.write(ballast, b"x" * length):
+                    pass
+        os.fsync(ballast)
+        os.close(ballast)
+        assert os.statvfs(disk).f_bavail == 0
+        assert all(get(engine, fid) == payload_of(fid) for fid in stored)
+        stored += put_until(engine, 200_000, DiskFull)  # into what its volumes still have
+        with suppress(DiskFull):  # no room for a checkpoint: the next opening scans instead
+            engine.checkpoint()
+        with suppress(DiskFull):
+            engine.close()
+        check_oracle(store, stored)
+        engine = Engine.open(store, OPTIONS)
+        assert all(get(engine, fid) == payload_of(fid) for fid in stored)
+        (disk / "ballast").unlink()
+        # The journal gives it back with its next commit.
+        wait_until(lambda: os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > MIB, WAIT_S, "space")
+        for fid in stored[::2]:
+            assert engine.delete(fid)
+        engine.checkpoint()
+        engine.compact(below=1.0)
+        put(engine, 300_000)
+        engine.close()
+        check_oracle(store, [*stored[1::2], 300_000])
+        assert not set(stored[::2]) & oracle.read_store(store).live.keys()
+
+
+@contextmanager
+def failing_device(tmp_path: Path) -> Iterator[tuple[Path, Callable[[bool], None]]]:
+    """A block device in a file (nbdfuse) whose writes answer EIO while the second value says so."""
+    needs.root()
+    nbdkit, nbdfuse = needs.program("nbdkit"), needs.program("nbdfuse", "libnbd-bin")
+    if not Path("/dev/fuse").exists():
+        needs.not_run("no /dev/fuse")
+    trigger, place = tmp_path / "fail", tmp_path / "device"
+    place.mkdir()
+    command: list[str | Path] = [nbdfuse, place / "nbd", "--command", nbdkit, "-s", "--exit-with-parent"]
+    command += ["--filter=error", "memory", str(DEVICE_BYTES), "error-pwrite=EIO", "error-pwrite-rate=100%"]
+    with subprocess.Popen([*command, f"error-file={trigger}"], stderr=subprocess.PIPE, text=True) as server:
+        deadline = time.monotonic() + WAIT_S
+        while not (place / "nbd").exists():
+            assert server.poll() is None, server.stderr.read() if server.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+        def fail(yes: bool) -> None:
+            if yes:
+                trigger.touch()
+            else:
+                trigger.unlink(missing_ok=True)
+
+        try:
+            yield place / "nbd", fail
+        finally:
+            fail(False)
+            run(needs.program("fusermount3", "fuse3"), "-u", "-z", place)
+            server.wait(WAIT_S)
+
+
+def test_eio_under_ext4_stops_the_writing_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    with failing_device(tmp_path) as (device, fail):
+        run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", device)
+        with mounted(device, tmp_path / "disk") as disk:
+            store = disk / "store"
+            store.mkdir()
+            engine = Engine.open(store, OPTIONS)
+            for fid in range(1, 40):
+                put(engine, fid)
+            assert engine.delete(1)
+            fail(True)
+            later = put_until(engine, 100, StoreFailed)
+            known = [*range(2, 40), *later]
+            for fid in known:  # what the disk refuses to read is refused; nothing else comes instead
+                with suppress(ChunkCorrupt):
+                    assert get(engine, fid) == payload_of(fid)
+            assert put_until(engine, 1000, StoreFailed) == []
+            with suppress(StoreFailed, DiskFull):
+                engine.close()
+            fail(False)
+        run(needs.program("e2fsck", "e2fsprogs"), "-f", "-p", device, statuses=(0, 1))  # 1: repaired
+        with mounted(device, tmp_path / "disk") as disk:
+            engine = Engine.open(disk / "store", OPTIONS)
+            assert all(get(engine, fid) == payload_of(fid) for fid in known)
+            with pytest.raises(ChunkNotFound):
+                get(engine, 1)
+            put(engine, 5000)
+            assert get(engine, 5000) == payload_of(5000)
+            assert engine.stat().volumes_quarantined == 0
+            engine.close()
