@@ -197,6 +197,39 @@ def test_a_damaged_chunk_stays_known_as_damaged_and_keeps_its_volume(
     check(engine, left)
 
 
+def test_no_flipped_bit_of_the_manifest_brings_replaced_volumes_back(
+    open_store: OpenStore, fast_directory: Path
+) -> None:
+    """A crash left the files of what was compacted, and the record of it is damaged."""
+    engine = open_store(compact_below=NEVER)
+    left = fill(engine, dict.fromkeys(range(1, 901), 3000), lambda fid: fid % 3 != 0)
+    engine.checkpoint()
+    before = {path.name: path.read_bytes() for path in fast_directory.glob("v*")}
+    assert engine.compact(below=1.0).volumes_made == 1
+    for fid in list(left)[::2]:
+        assert engine.delete(fid)  # known to the new volume alone
+        del left[fid]
+    engine.close()
+    after = {path.name: path.read_bytes() for path in fast_directory.iterdir()}
+    files = {name: content for name, content in before.items() if name not in after} | after
+    compact = [at for at in range(0, len(after["MANIFEST"]) - 255, 256) if after["MANIFEST"][at + 6] == 6]
+    assert len(compact) == 2  # twice, in different sectors
+    chance = random.Random(3)
+    bits = [8 * at + bit for at in compact for bit in chance.sample(range(8 * 256), 25)]
+    for bit in [*bits, *chance.sample(range(8 * len(after["MANIFEST"])), 20)]:
+        for path in fast_directory.iterdir():
+            path.unlink()
+        damaged = bytearray(after["MANIFEST"])
+        damaged[bit // 8] ^= 1 << bit % 8
+        for name, content in (files | {"MANIFEST": bytes(damaged)}).items():
+            (fast_directory / name).write_bytes(content)
+        engine = open_store(compact_below=NEVER)
+        assert [chunk.fid for chunk in engine.iterate(limit=10_000)] == sorted(left), f"bit {bit}"
+        for fid in list(left)[::20]:
+            assert get(engine, fid) == left[fid]
+        engine.close()
+
+
 def test_puts_reads_and_deletes_go_on_meanwhile(open_store: OpenStore) -> None:
     engine = open_store(compact_below=0.9, compact_every_s=0.05, checkpoint_s=0.1)
     failures: list[BaseException] = []
