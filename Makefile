@@ -27,7 +27,7 @@ SOAK_KILL_ROUNDS ?= 2000
 SOAK_UPLOAD_KILLS ?= 500
 SOAK_ORACLE_EXAMPLES ?= 5000
 
-.PHONY: help serve test lint bench fuzz-engine soak fuzz test-minimal dist clean
+.PHONY: help serve test lint bench fuzz-engine coverage soak fuzz test-minimal dist clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -60,6 +60,9 @@ fuzz: $(VENV)/.test ## The routes' fuzz tests with 100 times as many examples as
 fuzz-engine: $(VENV)/.test ## libFuzzer on each of the engine's files for FUZZ_SECONDS=3600 (clang, libclang-rt-14-dev)
 	SPEEDY_SEED=$(SEED) SPEEDY_FUZZ_S=$(FUZZ_SECONDS) SPEEDY_TEST_REQUIRE_ALL=1 \
 	$(BIN)/python -m pytest -s tests/native/test_fuzz.py $(ARGS)
+
+coverage: $(VENV)/.test ## Which lines of the engine the tests reach, and which not (COVERAGE.md says why)
+	$(BIN)/python -m tests.native.coverage
 
 test-minimal: ## As root: `make serve` in a system that holds only git, make and python3 (RELEASE=bookworm or noble)
 	bash tests/packaging/minimal_system.sh serve $(RELEASE)

@@ -4,8 +4,8 @@
 #   scripts/system-packages.sh PYTHON serve|test|clients
 #
 # serve: what building and running needs; test: PostgreSQL and curl for the tests too; clients: also docker (with
-# containerd), podman, buildah, skopeo, umoci, docker-registry, zstd, nginx, nbdkit and clang with libFuzzer, which the tests
-# use where they are installed. As root, or with sudo; without either the exact line to run is printed and the script ends
+# containerd), podman, buildah, skopeo, umoci, docker-registry, zstd, nginx, nbdkit, valgrind and clang with libFuzzer, which
+# the tests use where they are installed. As root, or with sudo; without either the exact line to run is printed and the script ends
 # with 1. Where nothing is missing it touches neither the network nor root's rights.
 set -eu
 
@@ -50,7 +50,7 @@ fi
 if [ "$purpose" = clients ]; then
     fuzzer=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9][0-9]*\)$/libclang-rt-\1-dev/p' | head -n 1)
     for package in buildah clang ${fuzzer:-libclang-rt-14-dev} containerd debootstrap docker-compose docker-registry \
-        docker.io e2fsprogs fuse3 iptables libnbd-bin nbdkit nginx podman skopeo umoci zstd; do
+        docker.io e2fsprogs fuse3 iptables libnbd-bin nbdkit nginx podman skopeo umoci valgrind zstd; do
         need_package "$package"
     done
 fi

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
+
 from .c_program import TESTS, build, run
 
 SANITIZERS = {"address": "address,undefined", "thread": "thread"}
@@ -29,6 +31,7 @@ CASES = {
     ],
     "thread": THREADED,  # the fault cases run one caller
 }
+SHORT = ["fail_stop", "primitive", "appenders"]
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +53,13 @@ def test_c_case_holds_under_the_sanitizer(
 ) -> None:
     """Each case is explained above its function in engine_test.c."""
     run([program_with(sanitizer), case, fast_directory, STRIDE], RUN_TIMEOUT_S)
+
+
+def test_short_cases_are_clean_under_valgrind(tmp_path: Path, fast_directory: Path) -> None:
+    valgrind = needs.program("valgrind")
+    program = build(tmp_path / "engine_test", sorted(TESTS.glob("*.c")), "-O1")
+    for case in SHORT:
+        store = fast_directory / case
+        store.mkdir()
+        command = [valgrind, "--quiet", "--leak-check=full", "--error-exitcode=9", program, case, store, STRIDE]
+        run(command, RUN_TIMEOUT_S)
