@@ -1,7 +1,6 @@
 """One of each for the whole session: a dockerd takes seconds to start, a cluster and the images longer."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,22 +77,24 @@ def compose(docker: Docker) -> Iterator[ComposeCluster]:
     cluster.compose("kill")  # stopping in order is what test_compose shows; here only the end counts
 
 
-@contextmanager
-def _cluster_on_postgres(server: PostgresServer) -> Iterator[Target]:
-    with server.database() as url, targets.cluster(url) as target:
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Target]:
+    with targets.embedded() as target:
+        yield target
+
+
+@pytest.fixture(scope="session")
+def cluster(postgres_server: PostgresServer) -> Iterator[Target]:
+    with postgres_server.database() as url, targets.cluster(url) as target:
         yield target
 
 
 @pytest.fixture(scope="session", params=["embedded", "cluster", "compose"])
-def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """Each way to run the registry in turn."""
-    with ExitStack() as stack:
-        if request.param == "embedded":
-            yield stack.enter_context(targets.embedded())
-        elif request.param == "cluster":
-            yield stack.enter_context(_cluster_on_postgres(request.getfixturevalue("postgres_server")))
-        else:
-            yield request.getfixturevalue("compose")
+def target(request: pytest.FixtureRequest) -> Target:
+    """Each way to run the registry in turn. Each runs until the session ends: files choose among them, and one that
+    ended with its last test in a file would be started again for the next file."""
+    target: Target = request.getfixturevalue(request.param)
+    return target
 
 
 @pytest.fixture(scope="session")
