@@ -47,3 +47,16 @@ def referrers(target: Target, name: str, digest: str) -> list[dict[str, Any]]:
     assert answer.status == http.client.OK
     found: list[dict[str, Any]] = answer.json()["manifests"]
     return found
+
+
+def push_manifest(target: Target, reference: str, content: bytes, media_type: str) -> None:
+    """Under name:tag."""
+    name, _, tag = reference.rpartition(":")
+    connection = http.client.HTTPConnection(target.address, timeout=_TIMEOUT_S)
+    try:
+        headers = {"Content-Type": media_type}
+        connection.request("PUT", f"/v2/{name}/manifests/{tag}", body=content, headers=headers)
+        answer = connection.getresponse()
+        assert answer.status == http.client.CREATED, answer.read()
+    finally:
+        connection.close()

@@ -104,7 +104,7 @@ class Docker:
         self.env = {
             "DOCKER_HOST": f"unix://{directory}/docker.sock",
             "DOCKER_CONFIG": str(directory / "config"),
-            "DOCKER_BUILDKIT": "0",  # Debian 12's docker brings the classic builder only
+            "DOCKER_BUILDKIT": "0",  # the classic builder must do for our Dockerfile
             "COMPOSE_DOCKER_CLI_BUILD": "0",
         }
         self._process = process
