@@ -173,12 +173,11 @@ struct sim_disk *sim_disk_crash(const struct sim_disk *disk, uint64_t seed, uint
     uint64_t taken = 0;
     for (uint32_t i = 0; i < crashed->file_count; i++) {
         struct sim_file *file = &crashed->files[i];
-        uint64_t before = image_taken_bytes(&file->cache);
         if (file->pending.count > 0) {
             mark = mark * 31 + i;
             crash_settle_file(file, roll(&chance, UINT64_MAX), &mark);
         }
-        taken += image_taken_bytes(&file->disk) > before ? image_taken_bytes(&file->disk) : before;
+        taken += image_taken_by_either(&file->disk, &file->cache);
         image_free(&file->cache);
         file->cache = image_copy(&file->disk);
     }

@@ -140,6 +140,14 @@ uint64_t image_taken_bytes(const struct image *image)
     return taken * PAGE_BYTES;
 }
 
+uint64_t image_taken_by_either(const struct image *left, const struct image *right)
+{
+    uint64_t taken = 0;
+    for (size_t at = 0; at < left->count || at < right->count; at++)
+        taken += (at < left->count && left->taken[at]) || (at < right->count && right->taken[at]);
+    return taken * PAGE_BYTES;
+}
+
 uint64_t image_missing_bytes(const struct image *image, uint64_t offset, uint64_t length)
 {
     uint64_t missing = 0;

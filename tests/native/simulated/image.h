@@ -31,6 +31,8 @@ void image_allocate(struct image *image, uint64_t offset, uint64_t length);
 /* Whole pages become holes, parts of pages zeros. */
 void image_punch(struct image *image, uint64_t offset, uint64_t length);
 uint64_t image_taken_bytes(const struct image *image);
+/* Space that either takes. */
+uint64_t image_taken_by_either(const struct image *left, const struct image *right);
 /* Pages in [offset, offset + length) without space. */
 uint64_t image_missing_bytes(const struct image *image, uint64_t offset, uint64_t length);
 /* First written byte at or behind offset; false when there is none. */
