@@ -182,22 +182,24 @@ static uint64_t unused_in(struct volume *volume)
 {
     pthread_mutex_lock(&volume->lock);
     uint64_t start = round_up(volume->tail, BLOCK_BYTES);
-    uint64_t unused = volume_is_writable(volume) && volume->allocated > start ? volume->allocated - start : 0;
+    bool takes_or_closes = volume_is_writable(volume) || volume->state == VOLUME_CLOSING;
+    uint64_t unused = takes_or_closes && volume->allocated > start ? volume->allocated - start : 0;
     pthread_mutex_unlock(&volume->lock);
     return unused;
 }
 
-/* volumes_create is locked, so an empty volume stays one. */
-static uint64_t give_back_standby(engine_store *store, bool dry)
+/* Of the volumes that nobody writes to: empty ones, and full ones that the keeper has not come to. volumes_create is locked,
+ * so that an empty volume stays one. */
+static uint64_t give_back_aside(engine_store *store, bool dry)
 {
     uint64_t unused = 0;
     uint32_t count = volumes_count(store);
     for (uint32_t slot = 0; slot < count; slot++) {
         struct volume *volume = volumes_get(store, slot);
         pthread_mutex_lock(&volume->lock);
-        bool standby = volume->state == VOLUME_STANDBY;
+        bool aside = volume->state == VOLUME_STANDBY || volume->state == VOLUME_CLOSING;
         pthread_mutex_unlock(&volume->lock);
-        if (!standby)
+        if (!aside)
             continue;
         unused += unused_in(volume);
         if (!dry)
@@ -214,7 +216,7 @@ static bool give_back(engine_store *store, uint64_t footprint)
     struct volume *idle[APPENDERS_MAX];
     unsigned count = 0;
     pthread_mutex_lock(&store->volumes_create);
-    uint64_t unused = give_back_standby(store, true);
+    uint64_t unused = give_back_aside(store, true);
     bool known = space_read(store, &space) == 0;
     pthread_mutex_lock(&store->volumes_lock);
     for (unsigned i = 0; i < store->active_count; i++)
@@ -228,7 +230,7 @@ static bool give_back(engine_store *store, uint64_t footprint)
         idle[i]->claimed = true;
     pthread_mutex_unlock(&store->volumes_lock);
     if (enough)
-        (void)give_back_standby(store, false);
+        (void)give_back_aside(store, false);
     for (unsigned i = 0; i < count && enough; i++) {
         volume_give_back(idle[i]);
         active_release(store, idle[i]);

@@ -81,12 +81,15 @@ int stats_fill(engine_store *store, engine_stats *stats, engine_error *error)
     stats->damaged_records = store->damaged_records;
     stats->index_bytes = chunk_index_bytes(store->index);
     stats->queued_bytes = atomic_load(&store->queued_bytes);
+    /* What was taken ahead counts: it is given back before a batch is refused (active.c). */
+    uint64_t obtainable = space.free_bytes + (stats->free_bytes - space.usable_bytes);
+    obtainable = obtainable > space.reserve_bytes ? obtainable - space.reserve_bytes : 0;
     uint64_t refused = atomic_load(&store->refused_bytes);
     if (refused > FULL_BELOW_BYTES)
         refused = FULL_BELOW_BYTES;
     if (atomic_load(&store->failed))
         stats->state = ENGINE_STATE_FAILED;
-    else if (stats->free_bytes == 0 || (refused > 0 && space.usable_bytes < refused + VOLUME_ALLOCATION_UNIT))
+    else if (stats->free_bytes == 0 || (refused > 0 && obtainable < refused + VOLUME_ALLOCATION_UNIT))
         stats->state = ENGINE_STATE_RO_FULL;
     else
         stats->state = ENGINE_STATE_RW;

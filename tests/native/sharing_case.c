@@ -17,7 +17,7 @@
 #define DISK_BYTES ((uint64_t)48 << 20)
 #define DISK_CHUNK_BYTES ((size_t)1500000)
 #define DISK_PUTTERS 6
-#define DISK_FILLED_PERCENT 85
+#define DISK_FILLED_PERCENT 80
 
 struct world {
     struct engine_io io;

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +12,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests import needs
+from tests.disks import MIB, small_disk, take_all
 from tests.ports import free_port
 from tests.speedy.embedded import EmbeddedServer
 from tests.speedy.pushing import MANIFEST_TYPE, TIMEOUT_S, Pusher, digest_of, expect
 
-MIB = 1024 * 1024
 DISK_BYTES = 256 * MIB
 BLOB_BYTES = 12 * MIB + 345
 REPOSITORY = "full/disk"
@@ -37,27 +33,8 @@ PUSHERS = 2
 @pytest.fixture(params=["ext4", "tmpfs"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own, at the place of the data directory."""
-    needs.root()
-    place = tmp_path / "data"
-    place.mkdir()
-    if request.param == "ext4":
-        image = tmp_path / "disk.img"
-        with image.open("wb") as file:
-            file.truncate(DISK_BYTES)
-        # -m 0: the usual 5 % for root would still be free to a server that runs as root
-        subprocess.run([needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-m", "0", image], check=True)
-        options = ["-o", "loop", str(image)]
-    else:
-        options = ["-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs"]
-    done = subprocess.run(
-        [needs.program("mount"), *options, place], capture_output=True, text=True, check=False, timeout=30
-    )
-    if done.returncode != 0:
-        needs.not_run(f"a file system cannot be mounted here: {done.stderr.strip().partition(chr(10))[0]}")
-    try:
+    with small_disk(request.param, DISK_BYTES, tmp_path / "data") as place:
         yield place
-    finally:
-        subprocess.run([needs.program("umount"), "--lazy", place], check=True, timeout=30)
 
 
 @pytest.fixture
@@ -83,12 +60,13 @@ def test_a_disk_fills_up_is_cleared_and_fills_again(serve: Callable[..., Embedde
     server = serve()
     worker = server.worker_pid()
     pusher = Pusher(server.url)
+    # Begun while there is room: on a full disk that is refused as well.
+    location = expect(pusher.send("POST", f"/v2/{REPOSITORY}/blobs/uploads/"), 202).headers["Location"]
     kept = _push_until_refused(pusher)
     assert len(kept) >= 5
 
     # Every way of sending bytes is refused in the same form, wherever in the body that is noticed.
     _refused(_post_whole(pusher, os.urandom(BLOB_BYTES)))
-    location = expect(pusher.send("POST", f"/v2/{REPOSITORY}/blobs/uploads/"), 202).headers["Location"]
     _refused(pusher.send("PATCH", location, _pieces(os.urandom(BLOB_BYTES))))
     _refused(pusher.send("PATCH", location, os.urandom(BLOB_BYTES)))
     # What does not fit in any way: the refusal must reach a client that is far from having sent everything.
@@ -121,12 +99,12 @@ def test_without_a_byte_left_metadata_is_refused_too_pulls_go_on_and_so_does_eve
     location = expect(pusher.send("POST", f"/v2/{REPOSITORY}/blobs/uploads/"), 202).headers["Location"]
 
     ballast = disk / "of-somebody-else"
-    _fill(ballast)
+    take_all(ballast)
     taken: set[str] = set()
     refusals = 0
     for number in range(400):
         # Small writes until what the database's files have room for is used up as well.
-        _fill(ballast)
+        take_all(ballast)
         data = f"{number}".encode() * 3000
         answer = _post_whole(pusher, data)
         if answer.status_code == 201:
@@ -139,7 +117,7 @@ def test_without_a_byte_left_metadata_is_refused_too_pulls_go_on_and_so_does_eve
     assert refusals >= 5
     _refused(pusher.send("PATCH", location, os.urandom(BLOB_BYTES)))
     for _ in range(300):
-        _fill(ballast)
+        take_all(ballast)
         answer = pusher.send("PUT", f"/v2/{REPOSITORY}/manifests/v2", manifest, Content_Type=MANIFEST_TYPE)
         if answer.status_code != 201:
             break
@@ -158,9 +136,9 @@ def test_without_a_byte_left_metadata_is_refused_too_pulls_go_on_and_so_does_eve
     expect(pusher.send("DELETE", f"/v2/{REPOSITORY}/manifests/{image}"), 202)
     _is_unharmed(server, worker)
 
-    _fill(ballast)
+    take_all(ballast)
     assert server.stop() == 0
-    _fill(ballast)
+    take_all(ballast)
     again = serve(f"127.0.0.1:{free_port()}", SPEEDY_CHUNKSERVER_RESERVE_BYTES="0")
     worker = again.worker_pid()
     pusher = Pusher(again.url)
@@ -172,13 +150,39 @@ def test_without_a_byte_left_metadata_is_refused_too_pulls_go_on_and_so_does_eve
     _is_unharmed(again, worker)
 
 
-def _push_until_refused(pusher: Pusher) -> list[str]:
-    """Blobs in streamed and whole requests by turns, two at once; the digests of those that were taken."""
+@pytest.mark.parametrize(("size_bytes", "percent"), [(256 * MIB, 70), (700 * MIB, 85)])
+def test_nearly_all_of_a_small_disk_is_used_by_several_pushers_with_the_default_settings(
+    tmp_path: Path, size_bytes: int, percent: int
+) -> None:
+    with small_disk("tmpfs", size_bytes, tmp_path / "data") as disk:
+        server = EmbeddedServer(disk)
+        try:
+            server.wait_ready()
+            pusher = Pusher(server.url)
+            refusals: list[requests.Response] = []
+            taken = _push_until_refused(pusher, pushers=4, blobs_max=size_bytes // BLOB_BYTES, refusals=refusals)
+            assert len(taken) * BLOB_BYTES >= size_bytes * percent // 100
+            for answer in refusals:
+                assert answer.status_code == 507, answer.text
+                assert "chunkserver.reserve_bytes" in answer.text
+                assert " free" in answer.text
+        finally:
+            server.kill()
+
+
+def _push_until_refused(
+    pusher: Pusher,
+    *,
+    pushers: int = PUSHERS,
+    blobs_max: int = BLOBS_MAX,
+    refusals: list[requests.Response] | None = None,
+) -> list[str]:
+    """Blobs in streamed and whole requests by turns, several at once; the digests of those that were taken."""
     taken: list[str] = []
-    refusals: list[requests.Response] = []
+    refusals = [] if refusals is None else refusals
 
     def push() -> None:
-        for number in range(BLOBS_MAX):
+        for number in range(blobs_max):
             data = os.urandom(BLOB_BYTES)
             answer = _post_whole(pusher, data) if number % 2 else _stream(pusher, data)
             if answer.status_code != 201:
@@ -186,12 +190,12 @@ def _push_until_refused(pusher: Pusher) -> list[str]:
                 return
             taken.append(digest_of(data))
 
-    with ThreadPoolExecutor(PUSHERS) as threads:
-        for task in [threads.submit(push) for _ in range(PUSHERS)]:
+    with ThreadPoolExecutor(pushers) as threads:
+        for task in [threads.submit(push) for _ in range(pushers)]:
             task.result()
     for answer in refusals:
         _refused(answer)
-    assert len(refusals) == PUSHERS, f"{len(taken)} blobs found room on a disk of {DISK_BYTES} bytes"
+    assert len(refusals) == pushers, f"{len(taken)} blobs found room"
     return taken
 
 
@@ -231,20 +235,6 @@ def _refused(answer: requests.Response) -> None:
     errors = json.loads(answer.content)["errors"]
     assert errors
     assert all(error["code"] and error["message"] for error in errors)
-
-
-def _fill(ballast: Path) -> None:
-    """Take every byte that is left."""
-    with ballast.open("ab", buffering=0) as file:
-        for piece in (MIB, 4096, 1):
-            try:
-                while file.write(bytes(piece)) == piece:
-                    pass
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-        os.fsync(file.fileno())
-    assert shutil.disk_usage(ballast.parent).free == 0
 
 
 def _is_unharmed(server: EmbeddedServer, worker: int | None) -> None:
