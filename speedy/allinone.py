@@ -28,6 +28,7 @@ from imageserver.table import TableLimits
 from metaserver.core import LocalMetaStore
 from registry_driver.composition import compose
 from speedy.data_directory import ServerData
+from speedy.space_reserve import SpaceReserve
 from wire.auth import ClusterKey
 from wire.database import create_engine
 from wire.server import RoomApp
@@ -91,6 +92,9 @@ def build(settings: Settings, held: ServerData) -> RoomApp:
         meta = LocalMetaStore(database)
         room = compose(meta, images, settings.registry, read_piece_bytes=_READ_PIECE_BYTES)
         opened.callback(room.close)
+        reserve = SpaceReserve(held.path)
+        reserve.start()
+        opened.callback(reserve.close)
         master_app = create_master_app(master, key=ClusterKey.load(held.key_file), ready=master.check)
         close = opened.pop_all().close
     return RoomApp(_with_group_table(room.app, master_app), close)

@@ -5,6 +5,7 @@
 <data>/cluster.key    this cluster's key, made at the first start
 <data>/metadata.db    SQLite: groups, files, catalogue
 <data>/chunks/        the ChunkServer's directory (chunkserver.data_directory)
+<data>/space.reserve, start.reserve   space for a full disk (speedy.space_reserve)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from speedy import space_reserve
 from wire.auth import ClusterKey
 from wire.errors import Conflict, Unavailable
 
@@ -26,7 +28,7 @@ KEY_FILE = "cluster.key"
 #: tells other commands where the server of a data directory listens, while it runs
 ADDRESS_FILE = "speedy.address.json"
 #: what a first start that was interrupted, or a file system, may have left in a directory that is ours to take
-_HARMLESS = frozenset({_LOCK, KEY_FILE, f"{_IDENTITY}.tmp", "lost+found"})
+_HARMLESS = frozenset({_LOCK, KEY_FILE, *space_reserve.FILES, f"{_IDENTITY}.tmp", "lost+found"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def _lock(path: Path) -> int:
         except BlockingIOError as exc:
             holder = os.pread(lock_fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise Conflict(f"data directory {path} is in use by another server (process id {holder})") from exc
+        space_reserve.give_up(path, *space_reserve.FILES)  # starting writes too, if only this process id
         os.ftruncate(lock_fd, 0)
         os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
         return lock_fd

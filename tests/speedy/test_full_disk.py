@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from speedy.space_reserve import RESERVE_FILE
 from tests.disks import MIB, small_disk, take_all
 from tests.ports import free_port
 from tests.speedy.embedded import EmbeddedServer
 from tests.speedy.pushing import MANIFEST_TYPE, TIMEOUT_S, Pusher, digest_of, expect
+from tests.wire.serving import wait_until
 
 DISK_BYTES = 256 * MIB
 BLOB_BYTES = 12 * MIB + 345
@@ -80,10 +82,11 @@ def test_a_disk_fills_up_is_cleared_and_fills_again(serve: Callable[..., Embedde
     for digest in gone:
         expect(pusher.send("DELETE", f"/v2/{REPOSITORY}/blobs/{digest}"), 202)
         expect(pusher.send("HEAD", f"/v2/{REPOSITORY}/blobs/{digest}"), 404)
-    again = _push_when_there_is_room(pusher)
-    for digest in (*kept[1::2], again):
+    # Room comes back piece by piece.
+    again = [_push_when_there_is_room(pusher) for _ in range(len(gone) - 2)]
+    for digest in (*kept[1::2], *again):
         pusher.pull_blob(REPOSITORY, digest)
-    assert len(_push_until_refused(pusher)) >= len(gone) - 2
+    _push_until_refused(pusher)
     _is_unharmed(server, worker)
 
 
@@ -150,6 +153,25 @@ def test_without_a_byte_left_metadata_is_refused_too_pulls_go_on_and_so_does_eve
     _is_unharmed(again, worker)
 
 
+def test_on_a_disk_that_others_filled_a_delete_is_possible_and_makes_room(
+    serve: Callable[..., EmbeddedServer], disk: Path
+) -> None:
+    server = serve()
+    pusher = Pusher(server.url)
+    data = [os.urandom(BLOB_BYTES) for _ in range(3)]
+    for blob in data:
+        expect(_post_whole(pusher, blob), 201)
+    wait_until((disk / RESERVE_FILE).exists, TIMEOUT_S, "a reserve")
+    take_all(disk / "of-somebody-else")
+    # Once it is the server's turn: until it has looked there may be no byte.
+    wait_until(lambda: not (disk / RESERVE_FILE).exists(), TIMEOUT_S, "the reserve to be given up")
+    for blob in data[1:]:
+        expect(pusher.send("DELETE", f"/v2/{REPOSITORY}/blobs/{digest_of(blob)}"), 202)
+    pusher.pull_blob(REPOSITORY, digest_of(data[0]))
+    wait_until(lambda: _free_bytes(disk) > BLOB_BYTES, RECOVERY_TIMEOUT_S, "deleted content to be free space")
+    _is_unharmed(server, server.worker_pid())
+
+
 @pytest.mark.parametrize(("size_bytes", "percent"), [(256 * MIB, 70), (700 * MIB, 85)])
 def test_nearly_all_of_a_small_disk_is_used_by_several_pushers_with_the_default_settings(
     tmp_path: Path, size_bytes: int, percent: int
@@ -168,6 +190,11 @@ def test_nearly_all_of_a_small_disk_is_used_by_several_pushers_with_the_default_
                 assert " free" in answer.text
         finally:
             server.kill()
+
+
+def _free_bytes(disk: Path) -> int:
+    space = os.statvfs(disk)
+    return space.f_bavail * space.f_frsize
 
 
 def _push_until_refused(
