@@ -37,6 +37,9 @@ from wire.settings import Settings
 SERVER_ID = "embedded"
 MEMBER_URL = f"local:{SERVER_ID}"
 
+#: the member is this process: when its heartbeats are late the machine is busy, and it is not down
+MEMBER_DOWN_AFTER_S = 60.0
+
 #: how long a worker waits for the one before it, which was killed a moment ago, to be gone from the chunks
 LOCK_WAIT_S = 5.0
 
@@ -64,7 +67,7 @@ def build(settings: Settings, held: ServerData) -> RoomApp:
             scrub=scrub_limits(settings.chunkserver),
         )
         opened.callback(store.close)
-        master = LocalChunkMaster(database, down_after_s=settings.chunkmaster.down_after_s)
+        master = LocalChunkMaster(database, down_after_s=max(MEMBER_DOWN_AFTER_S, settings.chunkmaster.down_after_s))
         master.add_group(((SERVER_ID, MEMBER_URL),))
         heartbeats = Heartbeats(
             [master],
