@@ -95,6 +95,22 @@ def test_an_sbom_and_its_signature_are_found_as_referrers(target: Target, reposi
     assert reading.get(target, f"{repository}/tags/list").json()["tags"] == ["v1"]
 
 
+@pytest.mark.feature("curl", "push-artifact.sh: the lines of the README, as they stand there")
+def test_the_lines_of_the_readme_work_as_they_stand_there(target: Target, tmp_path: Path) -> None:
+    (tmp_path / "scripts").symlink_to(_SCRIPT.parent)
+    for name in ("weights.bin", "README.md", "sbom.json", "config.json", "web-1.2.3.tgz", "app"):
+        (tmp_path / name).write_text(f"{name} {uuid.uuid4()}\n")
+    app = _push(target, "team/app:v1", f"{tmp_path / 'app'}:application/octet-stream", options=("-t", "a/app"))
+    readme = (targets.CHECKOUT / "README.md").read_text()
+    (block,) = (text for text in readme.split("```sh\n")[1:] if text.startswith("scripts/push-artifact.sh"))
+    lines = block.partition("```")[0].replace("127.0.0.1:5000", target.address).replace("sha256:...", app)
+    pushed = run(["sh", "-euc", f"cd {tmp_path}\n{lines}"], timeout_s=120).split()
+    assert len(pushed) == lines.count("scripts/push-artifact.sh") == 3
+    assert pushed[1] in [found["digest"] for found in reading.referrers(target, "team/app", app)]
+    for repository, tag in (("team/model", "v1"), ("charts/web", "1.2.3")):
+        assert reading.get(target, f"{repository}/manifests/{tag}").headers["Docker-Content-Digest"] in pushed
+
+
 @pytest.mark.feature("curl", "push-artifact.sh: what cannot be pushed is told, with the registry's reason")
 def test_what_cannot_be_pushed_is_told_and_leaves_no_name(target: Target, repository: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content\n")
