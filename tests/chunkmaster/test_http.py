@@ -164,7 +164,7 @@ def test_a_master_that_takes_requests_and_never_answers_is_passed_over_and_then_
         first = client.reserve_fids("front-1", 10)
         started_s = time.monotonic()
         assert client.reserve_fids("front-1", 10).first > first.last
-        assert time.monotonic() - started_s < 1.0
+        assert time.monotonic() - started_s < 1.9
         client.close()
 
 

@@ -76,7 +76,7 @@ def test_when_all_image_servers_are_dead_the_last_reason_is_told() -> None:
 
 
 def test_the_wait_for_servers_that_are_all_silent_is_bounded_in_all() -> None:
-    limits = ClientLimits(put_timeout_s=0.4, read_timeout_s=0.4, total_s=0.6)
+    limits = ClientLimits(put_timeout_s=1.5, read_timeout_s=1.5, total_s=2.0)
     ref = memory_cluster().image_store().put_chunk(PAYLOAD, crc32c(PAYLOAD))
     with ExitStack() as ports:
         images = HttpImageStore([ports.enter_context(port_that_never_answers()) for _ in range(4)], KEY, limits=limits)
@@ -87,7 +87,7 @@ def test_the_wait_for_servers_that_are_all_silent_is_bounded_in_all() -> None:
             started_s = time.monotonic()
             with pytest.raises(DeadlineExceeded):
                 call()
-            assert 0.5 < time.monotonic() - started_s < 1.2
+            assert 1.8 < time.monotonic() - started_s < 5.0
         images.close()
 
 

@@ -135,7 +135,7 @@ def test_a_server_that_takes_requests_and_never_answers_is_passed_over_and_then_
         blob = client.put_blob("silent", digest_of("silent"), cut(5))
         started_s = time.monotonic()
         assert client.blob("silent", blob.digest) == blob
-        assert time.monotonic() - started_s < 1.0
+        assert time.monotonic() - started_s < 1.9
         client.close()
 
 

@@ -42,7 +42,7 @@ def test_half_sent_heads_and_idle_connections_hold_no_thread(hasty_server: Serve
             raw.send(b"GET /who HTTP/1.1\r\nHost:")
         started = time.monotonic()
         assert hasty_server.get("/who")[0] == 200
-        assert time.monotonic() - started < 0.8
+        assert time.monotonic() - started < 0.95
     finally:
         for raw in held:
             raw.sock.close()
@@ -56,7 +56,7 @@ def test_health_answers_while_every_thread_is_busy(hasty_server: Server) -> None
         started = time.monotonic()
         for path in ("/healthz", "/readyz", "/metrics"):
             assert hasty_server.get(path)[0] == 200
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 1.9
         assert [raw.answer().status for raw in held] == [200] * 4
     finally:
         for raw in held:
@@ -71,7 +71,7 @@ def test_a_client_that_keeps_its_side_open_does_not_stop_the_others(server: Serv
             assert raw.ask(head("GET", "/who", "Connection: close")).status == 200
         started = time.monotonic()
         assert server.get("/who")[0] == 200
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 1.9
     finally:
         for raw in held:
             raw.sock.close()
