@@ -127,8 +127,8 @@ def test_an_oci_archive_comes_back(client: Client, repository: str, platforms: I
     client.run("pull", f"{repository}:v1", f"oci-archive:{tmp_path}/image.tar")
     done = client.run("push", tmp_path / "image.tar", f"{repository}:v2", "--quiet")
     assert done.stdout.strip() == platforms.digest
-    with tarfile.open(tmp_path / "image.tar") as archive:
-        archive.extractall(tmp_path / "layout", filter="data")
+    (tmp_path / "layout").mkdir()
+    subprocess.run(["tar", "-xf", tmp_path / "image.tar", "-C", tmp_path / "layout"], check=True)
     assert layout_blobs(tmp_path / "layout") == layout_blobs(platforms.layout)
 
 
