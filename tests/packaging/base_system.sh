@@ -3,19 +3,19 @@
 # made at the first call and kept in the user's cache.
 #
 # Stands for the image debian:bookworm-slim where no image can be pulled, and for a freshly installed machine.
-# Needs root and debootstrap; SPEEDY_DEBIAN_MIRROR and SPEEDY_UBUNTU_MIRROR name other mirrors.
+# Needs root and debootstrap; SPEEDY_DEBIAN_MIRROR and SPEEDY_UBUNTU_MIRROR name other mirrors than debootstrap's own.
 set -eu
 
 release=${1:-bookworm}
 scripts=/usr/share/debootstrap/scripts
 case $release in
     bookworm)
-        mirror=${SPEEDY_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+        mirror=${SPEEDY_DEBIAN_MIRROR:-$(sed -n 's/^DEF_MIRROR="\(.*\)"$/\1/p' "$(command -v debootstrap)")}
         components=main
         keyring=/usr/share/keyrings/debian-archive-keyring.gpg
         ;;
     noble)
-        mirror=${SPEEDY_UBUNTU_MIRROR:-http://archive.ubuntu.com/ubuntu}
+        mirror=${SPEEDY_UBUNTU_MIRROR:-$(sed -n 's,^[[:space:]]*default_mirror \(http://archive[^ ]*\)$,\1,p' "$scripts/gutsy")}
         components=main,universe # as on an installed Ubuntu
         keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg
         ;;
