@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import Protocol
 
-from native.engine import Buffer
+from native.values import Buffer
 
 
 class Store(Protocol):

@@ -38,7 +38,8 @@ from benchmarks.alternatives import ALTERNATIVES
 from benchmarks.engine_loop import EngineLoop
 from benchmarks.rawdisk import aligned, cached_reads_per_s, synced_writes_per_s
 from benchmarks.reopening import reopening, space
-from native.engine import Engine, EngineOptions, crc32c
+from native.checksum import crc32c
+from native.engine import Engine, EngineOptions
 
 KIB, MIB = 1024, 1024 * 1024
 LARGE_BYTES, SMALL_BYTES = 4 * MIB, 4 * KIB

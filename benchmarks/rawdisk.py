@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from native.engine import crc32c
+from native.checksum import crc32c
 
 BLOCK_BYTES = 4096
 

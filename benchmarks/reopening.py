@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from native.engine import Engine, EngineOptions, crc32c
+from native.checksum import crc32c
+from native.engine import Engine, EngineOptions
 
 AT_ONCE = 1024
 TINY_BYTES = 256

@@ -35,7 +35,7 @@ from chunkserver.interface import ChunkInfo, ChunkServer
 from chunkserver.metrics import StoreCollector
 from chunkserver.payloads import PayloadMemory
 from chunkserver.upkeep_routes import add_upkeep_routes, number
-from native.engine import crc32c
+from native.checksum import crc32c
 from wire.auth import ClusterKey
 from wire.body import RequestBody
 from wire.errors import BadRequest, NotFound, RangeNotSatisfiable

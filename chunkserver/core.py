@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import native.errors
+import native.values
 from chunkserver.checks import check_fid, check_list, check_payload, check_ranges, check_rate, check_volume_list
 from chunkserver.data_directory import DataDirectory
 from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat, StoreState
 from chunkserver.scrubbing import Scrubber, ScrubLimits
-from native import engine
-from native.engine import Engine, EngineError, EngineOptions
+from native.engine import Engine, EngineOptions
+from native.errors import EngineError
 from native.values import RangeDigest, VolumeInfo
 from wire import errors
 
@@ -195,7 +197,7 @@ class LocalChunkStore:
         self._scrubber.stop()
         try:
             self._engine.close()
-        except engine.DiskFull as exc:
+        except native.errors.DiskFull as exc:
             # Everything acknowledged is in the volumes: only the next start takes longer.
             log.warning("closed without a checkpoint: %s", exc)
         except EngineError as exc:
@@ -204,22 +206,22 @@ class LocalChunkStore:
             self._directory.close()
 
 
-def _chunk_info(found: engine.ChunkInfo) -> ChunkInfo:
+def _chunk_info(found: native.values.ChunkInfo) -> ChunkInfo:
     return ChunkInfo(found.fid, found.length, found.crc32c, found.volume, found.offset, found.created_s)
 
 
 _TRANSLATION: dict[type[EngineError], type[errors.SpeedyError]] = {
-    engine.ChunkNotFound: errors.ChunkNotFound,
-    engine.VolumeNotFound: errors.VolumeNotFound,
-    engine.ChunkExists: errors.ChunkConflict,
-    engine.ChunkCorrupt: errors.ChunkUnreadable,
-    engine.ChecksumMismatch: errors.ChecksumMismatch,
-    engine.RangeInvalid: errors.RangeNotSatisfiable,
-    engine.DiskFull: errors.StorageFull,
-    engine.StoreBusy: errors.Overloaded,
-    engine.StoreFailed: errors.Unavailable,
-    engine.StoreLocked: errors.Conflict,
-    engine.StoreMismatch: errors.Conflict,
+    native.errors.ChunkNotFound: errors.ChunkNotFound,
+    native.errors.VolumeNotFound: errors.VolumeNotFound,
+    native.errors.ChunkExists: errors.ChunkConflict,
+    native.errors.ChunkCorrupt: errors.ChunkUnreadable,
+    native.errors.ChecksumMismatch: errors.ChecksumMismatch,
+    native.errors.RangeInvalid: errors.RangeNotSatisfiable,
+    native.errors.DiskFull: errors.StorageFull,
+    native.errors.StoreBusy: errors.Overloaded,
+    native.errors.StoreFailed: errors.Unavailable,
+    native.errors.StoreLocked: errors.Conflict,
+    native.errors.StoreMismatch: errors.Conflict,
 }
 
 

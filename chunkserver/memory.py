@@ -18,7 +18,7 @@ from chunkserver.checks import (
     check_volume_list,
 )
 from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat
-from native.engine import crc32c as crc32c_of
+from native.checksum import crc32c as crc32c_of
 from native.values import Damage, RangeDigest, VolumeInfo
 from wire.errors import ChecksumMismatch, ChunkConflict, ChunkNotFound, StorageFull, VolumeNotFound
 

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 
 from chunkserver.interface import ScrubState, ScrubStatus
-from native.engine import Engine, EngineError
+from native.engine import Engine
+from native.errors import EngineError
 from native.values import ScrubProgress
 from wire.errors import BadRequest
 

@@ -23,7 +23,7 @@ from chunkserver.interface import CHUNK_BYTES_MAX
 from imageserver.counters import Counters
 from imageserver.interface import ChunkRef, ImageStore
 from imageserver.protocol import DELETE_MAX
-from native.engine import crc32c as crc32c_of
+from native.checksum import crc32c as crc32c_of
 from wire.auth import ClusterKey
 from wire.body import RequestBody
 from wire.buffers import BufferPool

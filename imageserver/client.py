@@ -13,7 +13,7 @@ from typing import TypeVar
 from chunkserver.interface import CHUNK_BYTES_MAX, Buffer
 from imageserver.interface import ChunkRef
 from imageserver.protocol import DELETE_MAX
-from native.engine import crc32c as crc32c_of
+from native.checksum import crc32c as crc32c_of
 from wire.auth import ClusterKey
 from wire.errors import (
     ChecksumMismatch,

@@ -24,7 +24,7 @@ from imageserver.members import MemberBook, PenaltyLimits
 from imageserver.placement import Placement, is_full
 from imageserver.replication import Failure, Replicator
 from imageserver.table import GroupTableCache, TableLimits
-from native.engine import crc32c as crc32c_of
+from native.checksum import crc32c as crc32c_of
 from wire.errors import (
     ChecksumMismatch,
     ChunkConflict,

@@ -44,7 +44,7 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An upload session. `offset` bytes are durable; `digest_state` (native.engine.Digest.export_state) covers exactly
+    """An upload session. `offset` bytes are durable; `digest_state` (native.digest.Digest.export_state) covers exactly
     those."""
 
     upload_id: str

@@ -5,8 +5,7 @@ from typing import Any, Final
 
 from native._engine import ffi, lib
 from native.errors import EngineError
-
-Buffer = bytes | bytearray | memoryview
+from native.values import Buffer
 
 _KINDS: Final = {"sha256": lib.ENGINE_SHA256, "sha512": lib.ENGINE_SHA512}
 _ALGORITHMS: Final = {kind: algorithm for algorithm, kind in _KINDS.items()}

@@ -1,68 +1,30 @@
 """The Python face of the storage engine; the manual is include/engine.h.
 
-This module and digest.py are the only ones that touch the compiled one, and the one that others import from: errors,
-values and digests are here too. Every call releases the GIL and may come from any thread. Payload buffers are read and
-filled in place, never copied and never kept after the call.
+Every call releases the GIL and may come from any thread. Payload buffers are read and filled in place, never copied
+and never kept after the call. What a call answers is in values.py, what it raises in errors.py.
 """
 
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from native import answers
 from native._engine import ffi, lib
-from native.digest import Digest
-from native.errors import (
-    ChecksumMismatch,
-    ChunkCorrupt,
-    ChunkExists,
-    ChunkNotFound,
-    DiskFull,
-    EngineError,
-    RangeInvalid,
-    StoreBusy,
-    StoreFailed,
-    StoreLocked,
-    StoreMismatch,
-    VolumeNotFound,
+from native.errors import ChunkNotFound, EngineError, RangeInvalid, VolumeNotFound
+from native.values import (
+    Buffer,
+    ChunkInfo,
+    CompactionReport,
+    Damage,
+    EngineStat,
+    RangeDigest,
+    ScrubProgress,
+    VolumeInfo,
 )
-from native.values import CompactionReport, Damage, RangeDigest, ScrubProgress, VolumeInfo
-
-__all__ = [
-    "CHUNK_BYTES_MAX",
-    "FORMAT",
-    "RANGES_MAX",
-    "Buffer",
-    "ChecksumMismatch",
-    "ChunkCorrupt",
-    "ChunkExists",
-    "ChunkInfo",
-    "ChunkNotFound",
-    "CompactionReport",
-    "Damage",
-    "Digest",
-    "DiskFull",
-    "Engine",
-    "EngineError",
-    "EngineOptions",
-    "EngineStat",
-    "RangeDigest",
-    "RangeInvalid",
-    "ScrubProgress",
-    "StoreBusy",
-    "StoreFailed",
-    "StoreLocked",
-    "StoreMismatch",
-    "VolumeInfo",
-    "VolumeNotFound",
-    "crc32c",
-    "crc32c_combine",
-]
-
-Buffer = bytes | bytearray | memoryview
 
 CHUNK_BYTES_MAX: Final = lib.ENGINE_CHUNK_BYTES_MAX
 PUT_MANY_MAX: Final = lib.ENGINE_PUT_MANY_MAX
@@ -70,19 +32,6 @@ FORMAT: Final = lib.ENGINE_FORMAT
 _U64_MAX: Final = (1 << 64) - 1
 _U32_MAX: Final = (1 << 32) - 1
 _DAMAGE_MAX: Final = 1024  # as many as the engine keeps
-_STATES: Final = {
-    lib.ENGINE_STATE_RW: "rw",
-    lib.ENGINE_STATE_RO_FULL: "ro_full",
-    lib.ENGINE_STATE_FAILED: "failed",
-}
-_VOLUME_STATES: Final = {
-    lib.ENGINE_VOLUME_STANDBY: "standby",
-    lib.ENGINE_VOLUME_ACTIVE: "active",
-    lib.ENGINE_VOLUME_CLOSING: "closing",
-    lib.ENGINE_VOLUME_SEALED: "sealed",
-    lib.ENGINE_VOLUME_FAILED: "failed",
-    lib.ENGINE_VOLUME_QUARANTINED: "quarantined",
-}
 RANGES_MAX: Final = lib.ENGINE_RANGES_MAX
 
 
@@ -114,101 +63,6 @@ class EngineOptions:
     compact_below: float = 0.7
     compact_every_s: float = 60.0
     compact_bytes_s: int = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkInfo:
-    """A stored chunk: payload ``length`` and CRC32C, and where its needle begins (``offset`` in ``volume``)."""
-
-    fid: int
-    length: int
-    crc32c: int
-    volume: int
-    offset: int
-    created_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStat:
-    """State and accounting, in bytes; live + dead + pad + volume_free == volume_bytes.
-
-    ``free_bytes`` is usable for new chunks (in volumes, and of the file system above the reserve), of ``total_bytes``.
-    ``state`` is "rw", "ro_full" or "failed". The counters are of this process. Fields are explained in engine.h.
-    """
-
-    chunks: int
-    payload_bytes: int
-    live_bytes: int
-    dead_bytes: int
-    pad_bytes: int
-    volume_free_bytes: int
-    volume_bytes: int
-    allocated_bytes: int
-    punched_bytes: int
-    free_bytes: int
-    total_bytes: int
-    reserve_bytes: int
-    fid_max: int
-    appends: int
-    batches: int
-    syncs: int
-    deletes: int
-    reads: int
-    corrupt_reads: int
-    scrubbed_bytes: int
-    scrub_damaged: int
-    scrub_rounds: int
-    scrub_volume: int
-    scrub_offset: int
-    checkpoints: int
-    checkpoint_failures: int
-    compactions: int
-    compaction_failures: int
-    compacted_bytes: int
-    given_back_bytes: int
-    queued_bytes: int
-    index_bytes: int
-    volumes: int
-    volumes_failed: int
-    volumes_quarantined: int
-    unknown_files: int
-    damaged_records: int
-    state: str
-
-
-_VOLUME_FIELDS: Final = tuple(name for name in VolumeInfo.__dataclass_fields__ if name not in ("uuid", "state"))
-_STAT_FIELDS: Final = tuple(name for name in EngineStat.__dataclass_fields__ if name != "state")
-
-
-def _raise(error: Any, fid: int, path: Path) -> None:
-    raise _error_of(error, fid, path)
-
-
-#: engine_status -> the error, made of (engine_error, its text, fid, path)
-_ERRORS: Final[dict[int, Callable[[Any, str, int, Path], EngineError]]] = {
-    lib.ENGINE_NOT_FOUND: lambda error, detail, fid, path: ChunkNotFound(fid),
-    lib.ENGINE_EXISTS: lambda error, detail, fid, path: ChunkExists(fid),
-    lib.ENGINE_CORRUPT: lambda error, detail, fid, path: ChunkCorrupt(fid, detail),
-    lib.ENGINE_CHECKSUM: lambda error, detail, fid, path: ChecksumMismatch(error.expected, error.actual),
-    lib.ENGINE_DISK_FULL: lambda error, detail, fid, path: DiskFull(f"{path}: {detail}"),
-    lib.ENGINE_FAILED: lambda error, detail, fid, path: StoreFailed(f"{path}: {detail}"),
-    lib.ENGINE_BUSY: lambda error, detail, fid, path: StoreBusy(f"{path}: {detail}"),
-    lib.ENGINE_LOCKED: lambda error, detail, fid, path: StoreLocked(path),
-    lib.ENGINE_MISMATCH: lambda error, detail, fid, path: StoreMismatch(f"{path}: {detail}"),
-    lib.ENGINE_RANGE: lambda error, detail, fid, path: RangeInvalid(detail),
-}
-
-
-def _error_of(error: Any, fid: int, path: Path) -> EngineError:
-    detail = ffi.string(error.detail).decode("utf-8", "replace")
-    make = _ERRORS.get(error.code)
-    return EngineError(f"{path}: {detail}") if make is None else make(error, detail, fid, path)
-
-
-def _checked_fid(fid: int) -> int:
-    if not 0 < fid <= _U64_MAX:
-        raise EngineError(f"{fid} is not a fid: 1 .. 2**64 - 1")
-    return fid
 
 
 class Engine:
@@ -248,7 +102,7 @@ class Engine:
         store = ffi.new("engine_store **")
         error = ffi.new("engine_error *")
         if lib.engine_open(os.fsencode(directory), native, store, error) != lib.ENGINE_OK:
-            _raise(error, 0, directory)
+            raise answers.error_of(error, 0, directory)
         return cls(ffi.gc(store[0], lib.engine_free), directory)
 
     def __enter__(self) -> "Engine":
@@ -267,7 +121,7 @@ class Engine:
         with ffi.from_buffer("uint8_t[]", payload) as view:
             status = lib.engine_put(self._handle, _checked_fid(fid), view, len(view), crc32c, error)
         if status != lib.ENGINE_OK:
-            _raise(error, fid, self._path)
+            raise answers.error_of(error, fid, self._path)
 
     def put_many(self, chunks: Sequence[tuple[int, Buffer, int]]) -> list[EngineError | None]:
         """Like `put` for up to PUT_MANY_MAX (fid, payload, crc32c) at once, which wait for their syncs together.
@@ -284,7 +138,7 @@ class Engine:
             if lib.engine_put_many(self._handle, items, len(chunks), errors) == lib.ENGINE_OK:
                 return [None] * len(chunks)
         return [
-            None if item.status == lib.ENGINE_OK else _error_of(error, item.fid, self._path)
+            None if item.status == lib.ENGINE_OK else answers.error_of(error, item.fid, self._path)
             for item, error in zip(items, errors, strict=True)
         ]
 
@@ -299,15 +153,15 @@ class Engine:
         with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as view:
             status = lib.engine_read(self._handle, _checked_fid(fid), offset, view, len(view), error)
         if status != lib.ENGINE_OK:
-            _raise(error, fid, self._path)
+            raise answers.error_of(error, fid, self._path)
 
     def info(self, fid: int) -> ChunkInfo:
         """Describes a chunk without reading it. Raises ChunkNotFound."""
         chunk = ffi.new("engine_chunk *")
         error = ffi.new("engine_error *")
         if lib.engine_info(self._handle, _checked_fid(fid), chunk, error) != lib.ENGINE_OK:
-            _raise(error, fid, self._path)
-        return _chunk_info(chunk)
+            raise answers.error_of(error, fid, self._path)
+        return answers.chunk_info(chunk)
 
     def __contains__(self, fid: int) -> bool:
         try:
@@ -324,7 +178,7 @@ class Engine:
         removed = ffi.new("int *")
         error = ffi.new("engine_error *")
         if lib.engine_delete(self._handle, _checked_fid(fid), removed, error) != lib.ENGINE_OK:
-            _raise(error, fid, self._path)
+            raise answers.error_of(error, fid, self._path)
         return bool(removed[0])
 
     def iterate(self, after_fid: int = 0, limit: int = 1000) -> list[ChunkInfo]:
@@ -339,8 +193,8 @@ class Engine:
             wanted = min(limit - len(found), lib.ENGINE_ITERATE_MAX)
             chunks = ffi.new("engine_chunk[]", wanted)
             if lib.engine_iterate(self._handle, after_fid, chunks, wanted, count, error) != lib.ENGINE_OK:
-                _raise(error, after_fid, self._path)
-            found.extend(_chunk_info(chunks[i]) for i in range(count[0]))
+                raise answers.error_of(error, after_fid, self._path)
+            found.extend(answers.chunk_info(chunks[i]) for i in range(count[0]))
             if count[0] < wanted:
                 break
             after_fid = found[-1].fid
@@ -354,9 +208,9 @@ class Engine:
         while True:
             found = ffi.new("engine_volume[]", room)
             if lib.engine_volumes(self._handle, found, room, count, error) != lib.ENGINE_OK:
-                _raise(error, 0, self._path)
+                raise answers.error_of(error, 0, self._path)
             if count[0] <= room:
-                return sorted((_volume_info(found[i]) for i in range(count[0])), key=lambda volume: volume.id)
+                return sorted((answers.volume_info(found[i]) for i in range(count[0])), key=lambda volume: volume.id)
             room = count[0] + 64  # ends: volumes are made slower than they are listed
 
     def needles(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
@@ -376,8 +230,8 @@ class Engine:
             if status == lib.ENGINE_NOT_FOUND:
                 raise VolumeNotFound(volume)
             if status != lib.ENGINE_OK:
-                _raise(error, 0, self._path)
-            found.extend(_chunk_info(chunks[i]) for i in range(count[0]))
+                raise answers.error_of(error, 0, self._path)
+            found.extend(answers.chunk_info(chunks[i]) for i in range(count[0]))
             if count[0] < wanted:
                 break
             after_offset = found[-1].offset
@@ -391,22 +245,22 @@ class Engine:
         error = ffi.new("engine_error *")
         found = ffi.new("engine_range_digest[]", count)
         if lib.engine_range_digests(self._handle, first_fid, span_log2, found, count, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
-        return [_range_digest(found[i]) for i in range(count)]
+            raise answers.error_of(error, 0, self._path)
+        return [answers.range_digest(found[i]) for i in range(count)]
 
     def stat(self) -> EngineStat:
         """State, space and counters."""
         stats = ffi.new("engine_stats *")
         error = ffi.new("engine_error *")
         if lib.engine_stat(self._handle, stats, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
-        return EngineStat(state=_STATES[stats.state], **{name: getattr(stats, name) for name in _STAT_FIELDS})
+            raise answers.error_of(error, 0, self._path)
+        return answers.engine_stat(stats)
 
     def scrub_start(self) -> None:
         """Begins a new round of the scrub, whether or not one is under way."""
         error = ffi.new("engine_error *")
         if lib.engine_scrub_start(self._handle, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
+            raise answers.error_of(error, 0, self._path)
 
     def scrub_step(self, bytes_max: int, bytes_s: int = 0) -> ScrubProgress:
         """Goes on with the round under way: reads and verifies about ``bytes_max``.
@@ -417,16 +271,16 @@ class Engine:
         told = ffi.new("engine_scrub *")
         error = ffi.new("engine_error *")
         if lib.engine_scrub_step(self._handle, bytes_max, bytes_s, told, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
-        return _scrub_progress(told)
+            raise answers.error_of(error, 0, self._path)
+        return answers.scrub_progress(told)
 
     def scrub_status(self) -> ScrubProgress:
         """How far the scrub is, without doing anything."""
         told = ffi.new("engine_scrub *")
         error = ffi.new("engine_error *")
         if lib.engine_scrub_status(self._handle, told, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
-        return _scrub_progress(told)
+            raise answers.error_of(error, 0, self._path)
+        return answers.scrub_progress(told)
 
     def scrub_damage(self) -> list[Damage]:
         """What the scrub found damaged in this process and was not deleted or put again since; by volume and offset."""
@@ -434,14 +288,15 @@ class Engine:
         count = ffi.new("size_t *")
         error = ffi.new("engine_error *")
         if lib.engine_scrub_damage(self._handle, found, _DAMAGE_MAX, count, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
-        return sorted((_damage(found[i]) for i in range(count[0])), key=lambda damage: (damage.volume, damage.offset))
+            raise answers.error_of(error, 0, self._path)
+        damage = [answers.damage(found[i]) for i in range(count[0])]
+        return sorted(damage, key=lambda one: (one.volume, one.offset))
 
     def checkpoint(self) -> None:
         """Makes everything stored so far cheap to reopen, and returns the space of deleted chunks nobody reads."""
         error = ffi.new("engine_error *")
         if lib.engine_checkpoint(self._handle, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
+            raise answers.error_of(error, 0, self._path)
 
     def compact(self, below: float = 0.7, bytes_s: int = 0) -> CompactionReport:
         """Moves the live chunks out of volumes with a live share below ``below`` (0 < below <= 1), and removes these.
@@ -454,22 +309,14 @@ class Engine:
         report = ffi.new("engine_compaction *")
         error = ffi.new("engine_error *")
         if lib.engine_compact(self._handle, below, bytes_s, report, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
-        return CompactionReport(
-            chunks_copied=report.chunks_copied,
-            bytes_copied=report.bytes_copied,
-            bytes_given_back=report.bytes_given_back,
-            volumes_removed=report.volumes_removed,
-            volumes_made=report.volumes_made,
-            volumes_damaged=report.volumes_damaged,
-            stopped=bool(report.stopped),
-        )
+            raise answers.error_of(error, 0, self._path)
+        return answers.compaction_report(report)
 
     def cancel_compaction(self) -> None:
         """Makes a ``compact`` in another thread return soon; what it has moved by then counts."""
         error = ffi.new("engine_error *")
         if lib.engine_compact_cancel(self._handle, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
+            raise answers.error_of(error, 0, self._path)
 
     def close(self) -> None:
         """Lets running calls end, writes what is queued and releases the directory; again is fine.
@@ -478,53 +325,10 @@ class Engine:
         """
         error = ffi.new("engine_error *")
         if lib.engine_close(self._handle, error) != lib.ENGINE_OK:
-            _raise(error, 0, self._path)
+            raise answers.error_of(error, 0, self._path)
 
 
-def _chunk_info(chunk: Any) -> ChunkInfo:
-    return ChunkInfo(chunk.fid, chunk.length, chunk.crc32c, chunk.volume, chunk.offset, float(chunk.created_s))
-
-
-def _volume_info(volume: Any) -> VolumeInfo:
-    return VolumeInfo(
-        uuid=str(uuid.UUID(bytes=bytes(volume.uuid))),
-        state=_VOLUME_STATES[volume.state],
-        **{name: getattr(volume, name) for name in _VOLUME_FIELDS},
-    )
-
-
-def _range_digest(found: Any) -> RangeDigest:
-    digest = f"{found.halves[0]:016x}{found.halves[1]:016x}"
-    return RangeDigest(found.first_fid, found.chunks, found.payload_bytes, digest)
-
-
-def _scrub_progress(told: Any) -> ScrubProgress:
-    return ScrubProgress(
-        round=told.round,
-        active=bool(told.active),
-        started_s=told.started_us / 1e6,
-        ended_s=told.ended_us / 1e6,
-        total_bytes=told.total_bytes,
-        checked_bytes=told.checked_bytes,
-        checked_chunks=told.checked_chunks,
-        damaged=told.damaged,
-        volume=told.volume,
-        offset=told.offset,
-        wait_s=told.wait_s,
-    )
-
-
-def _damage(found: Any) -> Damage:
-    what = ffi.string(found.what).decode("utf-8", "replace")
-    return Damage(found.fid, found.volume, found.offset, found.length, what, float(found.found_s))
-
-
-def crc32c(data: Buffer, crc: int = 0) -> int:
-    """CRC32C (Castagnoli, RFC 3720) of ``data``, continuing ``crc``."""
-    with ffi.from_buffer("uint8_t[]", data) as view:
-        return lib.engine_crc32c(crc, view, len(view))
-
-
-def crc32c_combine(crc_a: int, crc_b: int, length_b: int) -> int:
-    """The CRC32C of A followed by B, from the CRC of each and the length of B in bytes."""
-    return lib.engine_crc32c_combine(crc_a, crc_b, length_b)
+def _checked_fid(fid: int) -> int:
+    if not 0 < fid <= _U64_MAX:
+        raise EngineError(f"{fid} is not a fid: 1 .. 2**64 - 1")
+    return fid

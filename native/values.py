@@ -1,6 +1,68 @@
-"""What the storage engine tells of itself. Sizes in bytes, times in seconds."""
+"""What goes into the storage engine and what it tells. Sizes in bytes, times in seconds."""
 
 from dataclasses import dataclass
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkInfo:
+    """A stored chunk: payload ``length`` and CRC32C, and where its needle begins (``offset`` in ``volume``)."""
+
+    fid: int
+    length: int
+    crc32c: int
+    volume: int
+    offset: int
+    created_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStat:
+    """State and accounting, in bytes; live + dead + pad + volume_free == volume_bytes.
+
+    ``free_bytes`` is usable for new chunks (in volumes, and of the file system above the reserve), of ``total_bytes``.
+    ``state`` is "rw", "ro_full" or "failed". The counters are of this process. Fields are explained in engine.h.
+    """
+
+    chunks: int
+    payload_bytes: int
+    live_bytes: int
+    dead_bytes: int
+    pad_bytes: int
+    volume_free_bytes: int
+    volume_bytes: int
+    allocated_bytes: int
+    punched_bytes: int
+    free_bytes: int
+    total_bytes: int
+    reserve_bytes: int
+    fid_max: int
+    appends: int
+    batches: int
+    syncs: int
+    deletes: int
+    reads: int
+    corrupt_reads: int
+    scrubbed_bytes: int
+    scrub_damaged: int
+    scrub_rounds: int
+    scrub_volume: int
+    scrub_offset: int
+    checkpoints: int
+    checkpoint_failures: int
+    compactions: int
+    compaction_failures: int
+    compacted_bytes: int
+    given_back_bytes: int
+    queued_bytes: int
+    index_bytes: int
+    volumes: int
+    volumes_failed: int
+    volumes_quarantined: int
+    unknown_files: int
+    damaged_records: int
+    state: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from chunkserver.interface import CHUNK_BYTES_MAX
 from imageserver.interface import ChunkRef, ImageStore
 from metaserver.interface import Fragment
-from native.engine import Digest
+from native.digest import Digest
 from registry_driver.driver import ByteSource, WriteProgress
 from registry_driver.reading import PieceReader
 from registry_driver.writing import StreamWriter

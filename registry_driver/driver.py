@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from metaserver.interface import Fragment
-from native.engine import Digest
+from native.digest import Digest
 
 
 class ByteSource(Protocol):

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from native.engine import Digest
+from native.digest import Digest
 
 #: called with the digest's state behind the piece, or with what went wrong
 Hashed = Callable[[bytes | None, BaseException | None], None]

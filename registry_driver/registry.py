@@ -20,7 +20,7 @@ from typing import Final
 from uuid import uuid4
 
 from metaserver.interface import Blob, Condition, Fragment, Manifest, ManifestPage, MetaStore, NewManifest, Page, Upload
-from native.engine import Digest
+from native.digest import Digest
 from registry_driver.caches import WeighedCache
 from registry_driver.driver import ByteSource, StorageDriver, WriteProgress
 from registry_driver.manifest_document import ManifestDocument, parse_manifest

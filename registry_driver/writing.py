@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from imageserver.interface import ChunkRef, ImageStore
 from metaserver.interface import Fragment
-from native.engine import Digest, crc32c
+from native.checksum import crc32c
+from native.digest import Digest
 from registry_driver.driver import ByteSource, WriteProgress
 from registry_driver.hashing import HashLane
 from wire.buffers import BufferPool

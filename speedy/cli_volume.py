@@ -18,7 +18,8 @@ import click
 
 from chunkserver.client import HttpChunkStore
 from chunkserver.wsgi import engine_options
-from native.engine import ChunkCorrupt, ChunkNotFound, Engine, EngineError, StoreLocked, VolumeNotFound
+from native.engine import Engine
+from native.errors import ChunkCorrupt, ChunkNotFound, EngineError, StoreLocked, VolumeNotFound
 from native.values import Damage
 from speedy.options import config_option, json_option, read_settings
 from speedy.reach import load_key

@@ -13,7 +13,7 @@ import pytest
 
 from chunkserver.core import LocalChunkStore
 from chunkserver.data_directory import DataDirectory
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.chunkserver.rooms import CLUSTER_ID, OTHER_CLUSTER_ID, engine_options
 from tests.wire.serving import ROOT
 from wire.errors import BadRequest, ChunkNotFound, ChunkUnreadable, Conflict, Unavailable

@@ -14,7 +14,7 @@ import pytest
 
 from chunkserver.client import HttpChunkStore
 from chunkserver.interface import CHUNK_BYTES_MAX
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.chunkmaster.rooms import KEY
 from tests.wire.serving import Server, serving
 from wire.auth import ClusterKey

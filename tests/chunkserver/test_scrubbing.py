@@ -14,7 +14,7 @@ import pytest
 
 from chunkserver.core import LocalChunkStore
 from chunkserver.scrubbing import ScrubLimits
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.chunkserver.rooms import engine_options
 from tests.chunkserver.test_data_directory import flip_a_byte_of
 from tests.wire.serving import wait_until

@@ -14,7 +14,7 @@ import pytest
 from chunkmaster.client import HttpChunkMaster
 from chunkmaster.interface import GroupTable, Member
 from chunkserver.client import HttpChunkStore
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.chunkmaster.rooms import KEY, free_port
 from tests.chunkserver.test_data_directory import flip_a_byte_of
 from tests.wire.serving import Server, start, stop, wait_until

@@ -19,7 +19,7 @@ import pytest
 from chunkmaster.client import HttpChunkMaster
 from imageserver.client import ClientLimits, HttpImageStore
 from metaserver.interface import Fragment
-from native.engine import Digest
+from native.digest import Digest
 from registry_driver.chunked import ChunkedDriver
 from tests.chunkmaster.rooms import KEY
 from tests.ports import free_port

@@ -14,7 +14,7 @@ from chunkserver.client import HttpChunkStore
 from chunkserver.core import LocalChunkStore
 from chunkserver.interface import ChunkServer
 from chunkserver.memory import MemoryChunkStore
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.chunkmaster.rooms import KEY
 from tests.chunkserver.rooms import engine_options
 from tests.wire.serving import serving, wait_until

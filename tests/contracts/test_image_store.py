@@ -11,7 +11,7 @@ import pytest
 
 from chunkserver.interface import CHUNK_BYTES_MAX
 from imageserver.interface import ChunkRef, ImageStore
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.imageserver.cluster import MemoryCluster, memory_cluster
 from tests.imageserver.http import served
 from wire.errors import (

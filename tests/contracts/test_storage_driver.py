@@ -15,7 +15,7 @@ import pytest
 
 from imageserver.interface import ImageStore
 from metaserver.interface import Fragment
-from native.engine import Digest
+from native.digest import Digest
 from registry_driver.chunked import ChunkedDriver
 from registry_driver.driver import WriteProgress
 from tests.imageserver.cluster import MemoryCluster, memory_cluster

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from native.engine import Digest
+from native.digest import Digest
 from registry_driver.hashing import HashLane
 
 PIECES_MAX = 100

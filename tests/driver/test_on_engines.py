@@ -12,7 +12,8 @@ import pytest
 
 from chunkserver.core import LocalChunkStore
 from imageserver.core import LocalImageStore
-from native.engine import Digest, EngineOptions
+from native.digest import Digest
+from native.engine import EngineOptions
 from registry_driver.chunked import ChunkedDriver
 from tests.imageserver.cluster import MemoryChunkMaster
 from wire.buffers import BufferPool

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 import metaserver.migrations
 from metaserver.core import LocalMetaStore
 from metaserver.interface import MetaStore
-from native.engine import Digest
+from native.digest import Digest
 from registry_driver.chunked import ChunkedDriver
 from registry_driver.reclaim import Reclaimer
 from tests.imageserver.cluster import MemoryCluster, memory_cluster

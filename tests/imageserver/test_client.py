@@ -12,7 +12,7 @@ from werkzeug.test import Client
 
 from imageserver.app import create_app, transfer_of
 from imageserver.client import ClientLimits, HttpImageStore
-from native.engine import crc32c
+from native.checksum import crc32c
 from registry_driver.chunked import DriverLimits
 from tests.imageserver.cluster import memory_cluster
 from tests.imageserver.http import KEY, listening

@@ -9,7 +9,7 @@ import pytest
 from imageserver.core import ImageLimits, LocalImageStore
 from imageserver.interface import ChunkRef
 from imageserver.members import PenaltyLimits
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.imageserver.cluster import FaultyStore, MemoryCluster, memory_cluster
 from tests.imageserver.waiting import wait_until
 from wire.errors import (

@@ -16,7 +16,7 @@ from chunkmaster.client import HttpChunkMaster
 from chunkserver.client import HttpChunkStore
 from imageserver.client import HttpImageStore
 from imageserver.interface import ChunkRef
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.chunkmaster.rooms import KEY, free_port
 from tests.imageserver.waiting import wait_until
 from tests.wire.serving import Server, is_ready, start, stop

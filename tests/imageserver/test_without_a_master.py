@@ -12,7 +12,7 @@ from chunkmaster.interface import GroupTable, Member
 from imageserver.core import ImageLimits, LocalImageStore
 from imageserver.fids import FidKeeper, FidLimits
 from imageserver.table import FILE_NAME, GroupTableCache, TableLimits
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.imageserver.cluster import MemoryChunkMaster, MemoryCluster, memory_cluster
 from tests.imageserver.waiting import wait_until
 from wire.errors import Unavailable

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from native._engine import ffi, lib
-from native.engine import crc32c, crc32c_combine
+from native.checksum import crc32c, crc32c_combine
 
 IMPLEMENTATIONS = {"table": lib.ENGINE_CRC_TABLE, "sse42": lib.ENGINE_CRC_SSE42, "isal": lib.ENGINE_CRC_ISAL}
 

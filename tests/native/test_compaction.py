@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import ChunkCorrupt, ChunkNotFound, DiskFull, Engine, EngineError, StoreBusy, crc32c
+from native.checksum import crc32c
+from native.engine import Engine
+from native.errors import ChunkCorrupt, ChunkNotFound, DiskFull, EngineError, StoreBusy
 
 from .conftest import MIB, OpenStore
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import ChunkCorrupt, ChunkNotFound, Engine, StoreMismatch, crc32c
+from native.checksum import crc32c
+from native.engine import Engine
+from native.errors import ChunkCorrupt, ChunkNotFound, StoreMismatch
 
 from .conftest import MIB, OpenStore
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from native.engine import Digest
+from native.digest import Digest
 
 ALGORITHMS = ["sha256", "sha512"]
 

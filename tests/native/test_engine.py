@@ -9,21 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import (
-    CHUNK_BYTES_MAX,
+from native.checksum import crc32c
+from native.engine import CHUNK_BYTES_MAX, Engine, EngineOptions
+from native.errors import (
     ChecksumMismatch,
     ChunkCorrupt,
     ChunkExists,
     ChunkNotFound,
     DiskFull,
-    Engine,
     EngineError,
-    EngineOptions,
     RangeInvalid,
     StoreBusy,
     StoreLocked,
     StoreMismatch,
-    crc32c,
 )
 
 from .conftest import CLUSTER_ID, MIB, OpenStore

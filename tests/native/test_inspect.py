@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import RANGES_MAX, Engine, EngineError, VolumeNotFound, crc32c
+from native.checksum import crc32c
+from native.engine import RANGES_MAX, Engine
+from native.errors import EngineError, VolumeNotFound
 
 from .conftest import OpenStore
 

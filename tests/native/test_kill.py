@@ -14,7 +14,8 @@ from types import TracebackType
 
 import pytest
 
-from native.engine import ChunkNotFound, Engine
+from native.engine import Engine
+from native.errors import ChunkNotFound
 
 from .conftest import OpenStore
 

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from native.engine import ChunkExists, ChunkNotFound, Engine, EngineOptions, crc32c
+from native.checksum import crc32c
+from native.engine import Engine, EngineOptions
+from native.errors import ChunkExists, ChunkNotFound
 
 from . import oracle
 from .conftest import CLUSTER_ID, MIB

@@ -6,17 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import (
-    CHUNK_BYTES_MAX,
-    PUT_MANY_MAX,
-    ChecksumMismatch,
-    ChunkExists,
-    DiskFull,
-    Engine,
-    EngineError,
-    RangeInvalid,
-    crc32c,
-)
+from native.checksum import crc32c
+from native.engine import CHUNK_BYTES_MAX, PUT_MANY_MAX, Engine
+from native.errors import ChecksumMismatch, ChunkExists, DiskFull, EngineError, RangeInvalid
 
 from .conftest import MIB, OpenStore
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import Engine, EngineError, StoreLocked, StoreMismatch, crc32c
+from native.checksum import crc32c
+from native.engine import Engine
+from native.errors import EngineError, StoreLocked, StoreMismatch
 
 from .conftest import MIB, OpenStore
 

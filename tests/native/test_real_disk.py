@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import ChunkCorrupt, ChunkNotFound, DiskFull, Engine, EngineOptions, StoreFailed, crc32c
+from native.checksum import crc32c
+from native.engine import Engine, EngineOptions
+from native.errors import ChunkCorrupt, ChunkNotFound, DiskFull, StoreFailed
 from tests import needs
 from tests.wire.serving import wait_until
 

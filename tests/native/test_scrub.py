@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from native.engine import ChunkCorrupt, ChunkNotFound, Damage, Engine, EngineOptions, ScrubProgress, crc32c
+from native.checksum import crc32c
+from native.engine import Engine, EngineOptions
+from native.errors import ChunkCorrupt, ChunkNotFound
+from native.values import Damage, ScrubProgress
 
 from .conftest import CLUSTER_ID, MIB, OpenStore
 

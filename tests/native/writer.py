@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-from native.engine import Engine, EngineOptions, crc32c
+from native.checksum import crc32c
+from native.engine import Engine, EngineOptions
 
 from .conftest import CLUSTER_ID, MIB
 

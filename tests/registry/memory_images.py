@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chunkserver.interface import Buffer
 from imageserver.interface import ChunkRef
-from native.engine import crc32c
+from native.checksum import crc32c
 from wire.errors import ChunkDamaged, ChunkNotFound, ChunkUnreadable, StorageFull
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chunkserver.core import LocalChunkStore
-from native.engine import crc32c
+from native.checksum import crc32c
 from tests.chunkmaster.rooms import KEY
 from tests.chunkserver.rooms import engine_options
 from tests.native.test_read_only import fingerprint
