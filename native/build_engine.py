@@ -44,7 +44,7 @@ def has_isal() -> bool:
         command = [*compiler, str(source), "-o", str(Path(directory, "probe")), "-lisal"]
         try:
             probe = subprocess.run(command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False)  # noqa: S603
-        except OSError:
+        except (OSError, subprocess.TimeoutExpired):
             return False
         return probe.returncode == 0
 
@@ -55,7 +55,7 @@ def make_ffi(here: Path) -> FFI:
     flags = ["-UNDEBUG", "-std=c11", "-O2", "-D_GNU_SOURCE", "-DOPENSSL_API_COMPAT=0x10100000L", "-fvisibility=hidden"]
     libraries = ["crypto", "pthread"]
     if os.environ.get("SPEEDY_WERROR") == "1":
-        flags += ["-Wall", "-Wextra", "-Werror"]
+        flags += ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
     if has_isal():
         flags.append("-DSPEEDY_HAVE_ISAL")
         libraries.append("isal")

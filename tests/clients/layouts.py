@@ -25,7 +25,6 @@ from tests.needs import program
 Descriptor = dict[str, Any]
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-TAR_TYPE = "application/vnd.oci.image.layer.v1.tar"
 GZIP_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 ZSTD_TYPE = "application/vnd.oci.image.layer.v1.tar+zstd"
 FOREIGN_TYPE = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"

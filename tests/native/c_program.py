@@ -4,9 +4,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from native import build_engine
+from tests.needs import not_run
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests" / "native"
@@ -14,10 +13,10 @@ BUILD_TIMEOUT_S = 240.0
 
 
 def build(target: Path, sources: Sequence[Path], *flags: str, compiler: str = "gcc") -> Path:
-    """Compiles ``sources`` and the engine to the program ``target``, warnings as errors; the test is skipped where the
-    compiler lacks a sanitizer that ``flags`` ask for."""
+    """Compiles ``sources`` and the engine to the program ``target``, warnings as errors; the test does not run where
+    the compiler lacks a sanitizer that ``flags`` ask for."""
     command = [compiler, "-std=c11", "-g", "-D_GNU_SOURCE", "-DOPENSSL_API_COMPAT=0x10100000L"]
-    command += ["-Wall", "-Wextra", "-Werror", *flags]
+    command += ["-Wall", "-Wextra", "-Wconversion", "-Werror", *flags]
     libraries = ["-lcrypto", "-lpthread"]
     if build_engine.has_isal():
         command.append("-DSPEEDY_HAVE_ISAL")
@@ -28,7 +27,7 @@ def build(target: Path, sources: Sequence[Path], *flags: str, compiler: str = "g
         [*command, *libraries], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False, cwd=target.parent
     )
     if "cannot find" in built.stderr and "san" in built.stderr:
-        pytest.skip("this compiler lacks a sanitizer")
+        not_run(f"{compiler} lacks a sanitizer: {' '.join(flags)}")
     assert built.returncode == 0, built.stderr
     return target
 

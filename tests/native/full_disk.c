@@ -31,7 +31,7 @@ static void pause_until(bool (*holds)(struct disk *disk, uint64_t value), struct
             return;
         (void)nanosleep(&pause, NULL);
     }
-    CHECK(!"waited too long");
+    CHECK(false && "waited too long");
 }
 
 static uint64_t queued(engine_store *store)

@@ -17,7 +17,6 @@ from .conftest import MIB, OpenStore
 
 HEADER_FIXED = 96
 HEADER_CRC_AT = 12
-SEQ_AT = 48
 
 
 def put(engine: Engine, fid: int, payload: bytes) -> None:

@@ -102,7 +102,7 @@ static void change_image(struct image *image, const struct change *change)
         image_punch(image, change->offset, change->length);
         break;
     default:
-        CHECK(!"a change of a file");
+        CHECK(false && "a change of a file");
     }
 }
 

@@ -316,7 +316,7 @@ int main(int count, char **arguments)
         (void)fault(&contents, workload_named(arguments[2]), seed, (enum sim_fault)strtoull(arguments[4], NULL, 10),
                     strtoull(arguments[5], NULL, 10));
     else
-        CHECK(!"a known command");
+        CHECK(false && "a known command");
     contents_free(&contents);
     puts("ok");
     return 0;
