@@ -31,10 +31,6 @@ class Stop:
         self._overdue_at_s = min(self._overdue_at_s, self._clock() + grace_s)
         self._requested.set()
 
-    @property
-    def requested(self) -> bool:
-        return self._requested.is_set()
-
     def check(self) -> None:
         """Raises Stopped where the run has been told to end."""
         if self._requested.is_set():
