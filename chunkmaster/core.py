@@ -20,14 +20,12 @@ from sqlalchemy import Engine
 
 from chunkmaster import fids, migrations, table
 from chunkmaster.health import Health, MemberRow
-from chunkmaster.interface import FidRange, Group, GroupTable, Heartbeat, Member
+from chunkmaster.interface import FIDS_MAX, REPLICAS_MAX, FidRange, Group, GroupTable, Heartbeat, Member
 from chunkmaster.table import TableRows
 from wire.errors import BadRequest, Conflict, DeadlineExceeded, GroupNotFound, SpeedyError
 
 log = logging.getLogger("speedy.chunkmaster")
 
-REPLICAS_MAX = 16
-FIDS_MAX = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: an owner of fids is a server's name for people, such as host:port or a name with a random part
 _OWNER = re.compile(r"[\x21-\x7e]{1,128}")

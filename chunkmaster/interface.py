@@ -7,6 +7,10 @@ A group is a fixed set of ChunkServers (members) that all hold the same chunks. 
 comes from heartbeats. `GroupTable.version` grows whenever anything in the table changes that placement or reading
 depends on (group added, member address, member state, a good part of a member's space used or freed), so a client may
 ask with the version it has and get None when nothing changed.
+
+Every method raises BadRequest for values that are out of range or of another form. What reserves, closes or adds, and
+the first report of a server, need the database, and raise Unavailable, DeadlineExceeded or Overloaded when that does
+not answer in time; the table is served from memory meanwhile, and missing only where it was never read.
 """
 
 from __future__ import annotations
@@ -19,6 +23,10 @@ from chunkserver.interface import StoreStat
 #: rw: takes writes and reads · ro_full: reads and deletes only (no space) · failed: its disk failed, reads only
 #: down: no heartbeat for `down_after_s` · new: never heard of
 MemberState = Literal["new", "rw", "ro_full", "failed", "down"]
+
+#: members of a group, and fids that one call may reserve
+REPLICAS_MAX = 16
+FIDS_MAX = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +89,8 @@ class ChunkMaster(Protocol):
     def add_group(self, members: tuple[tuple[str, str], ...]) -> Group:
         """Add a group of (server_id, url) members; takes part in placement as soon as its members are healthy.
 
-        The same members again return the existing group. Raises BadRequest (no members, a malformed or repeated
-        id or url), Conflict (a server that belongs to another group).
+        The same members again return the existing group. Raises BadRequest (no members, more than REPLICAS_MAX, a
+        malformed or repeated id or url), Conflict (a server or an address that belongs to another group).
         """
         ...
 
@@ -91,7 +99,9 @@ class ChunkMaster(Protocol):
         ...
 
     def reserve_fids(self, owner: str, count: int) -> FidRange:
-        """A fresh open range of `count` (1..1,000,000) fids, above all ever handed out or reported by a ChunkServer."""
+        """A fresh open range of `count` (1..FIDS_MAX) fids for `owner` (up to 128 printable characters), above
+        all ever handed out or reported by a ChunkServer. A master that has just started first hears its members, for at
+        most `down_after_s`. Raises Unavailable also when no fids are left."""
         ...
 
     def close_fid_range(self, range_id: int) -> None:

@@ -89,14 +89,15 @@ class ScrubStatus:
 
 
 class ChunkStore(Protocol):
-    """All methods are thread-safe and harmless to repeat."""
+    """All methods are thread-safe and harmless to repeat. All raise BadRequest for numbers that are out of range, and
+    Unavailable when the store is closed or cannot be reached."""
 
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
         """Store `payload` under `fid`; returns once it is durable (written and fdatasync'ed).
 
         The same fid with the same bytes again succeeds. Raises ChecksumMismatch when the payload's CRC-32C is not
-        `crc32c`, ChunkConflict when other bytes are stored under the fid, BadRequest for fid 0, PayloadTooLarge,
-        StorageFull, Overloaded (admission bound), Unavailable (the disk failed).
+        `crc32c`, ChunkConflict when other bytes are stored under the fid, PayloadTooLarge, StorageFull, Overloaded
+        (admission bound), Unavailable (the disk failed).
         """
         ...
 
@@ -112,11 +113,12 @@ class ChunkStore(Protocol):
         ...
 
     def delete(self, fid: int) -> bool:
-        """Remove a chunk durably; True if it was there."""
+        """Remove a chunk durably; True if it was there. Raises StorageFull (not even that fits on
+        the disk), Unavailable (the disk failed)."""
         ...
 
     def list_chunks(self, after_fid: int = 0, limit: int = 1000) -> list[ChunkInfo]:
-        """Chunks with fid > after_fid in ascending order, at most `limit` (bounded by 10,000)."""
+        """Chunks with fid > after_fid in ascending order, at most `limit` (1 to 10,000)."""
         ...
 
     def stat(self) -> StoreStat:

@@ -25,7 +25,8 @@ class ChunkRef:
 
 
 class ImageStore(Protocol):
-    """All methods are thread-safe. Buffers are used during the call only."""
+    """All methods are thread-safe. Buffers are used during the call only. All raise Unavailable while no group table is
+    known, or no ImageServer answers."""
 
     def put_chunk(self, payload: Buffer, crc32c: int) -> ChunkRef:
         """Write `payload` to every member of one group under a new fid; returns when it is durable on all of them.

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from metaserver.interface import Fragment
+from metaserver.interface import FRAGMENTS_MAX, LIST_MAX, Fragment
 from wire.errors import BadRequest
 
 NAME_BYTES_MAX = 512
 PATH_BYTES_MAX = 1024  # PostgreSQL's index entries end at 2.7 kB
-LIST_MAX = 10_000
-#: fragments that one call may bring: 40 GiB in chunks of 4 MiB
-FRAGMENTS_MAX = 10_000
 FID_MAX = 2**63 - 1  # SQL integers are signed
 FILE_ID_MAX = 2**63 - 1
 SIZE_MAX = 2**62
@@ -82,7 +79,7 @@ def check_fragments(fragments: Sequence[Fragment], start: int) -> int:
             raise BadRequest(f"the fragment of chunk {fragment.fid} begins at {fragment.offset}, not at {end}")
         if not 0 < fragment.length < 2**32:
             raise BadRequest(f"the fragment of chunk {fragment.fid} has the length {fragment.length}")
-        if not (0 <= fragment.fid <= FID_MAX and 0 <= fragment.group_id < 2**31 and 0 <= fragment.crc32c < 2**32):
+        if not (0 < fragment.fid <= FID_MAX and 0 <= fragment.group_id < 2**31 and 0 <= fragment.crc32c < 2**32):
             raise BadRequest(f"fid {fragment.fid}, group {fragment.group_id} or CRC {fragment.crc32c} is out of range")
         end += fragment.length
     if end > SIZE_MAX:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, and_, bindparam, exc, insert, literal, select
 
 from metaserver import fragment_rows
 from metaserver.checks import (
+    FID_MAX,
     PATH_BYTES_MAX,
     check_file_id,
     check_fragments,
@@ -200,7 +201,7 @@ class Files(Transactions):
         return self._read(lambda connection: fragment_rows.dead_since(connection, min_age_s, limit))
 
     def forget_dead_fragments(self, fids: Sequence[int]) -> None:
-        if any(not 0 <= fid < 2**63 for fid in fids):
+        if any(not 0 < fid <= FID_MAX for fid in fids):
             raise BadRequest("a fid is out of range")
         if fids:
             self._write(lambda connection: fragment_rows.forget(connection, fids))

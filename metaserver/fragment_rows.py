@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from metaserver.interface import Fragment
 from metaserver.models import SqlRow, dead_fragments, files, fragments
 from wire.database import now_s
-from wire.errors import Conflict, FidRangeClosed
+from wire.errors import ChunkDead, Conflict
 
 T = TypeVar("T")
 
@@ -64,14 +64,14 @@ _DEAD_SINCE = (
 
 
 def record(connection: Connection, file_id: int, new: Sequence[Fragment]) -> None:
-    """Make `new` (checked to continue the file) fragments of the file. Raises FidRangeClosed for a dead chunk,
+    """Make `new` (checked to continue the file) fragments of the file. Raises ChunkDead for a dead chunk,
     Conflict when another file has one of the chunks."""
     if not new:
         return
     for fids in _slices([fragment.fid for fragment in new]):
         dead = connection.scalars(_DEAD_AMONG, {"fids": fids}).first()
         if dead is not None:
-            raise FidRangeClosed(f"chunk {dead} was given up and may be deleted already")
+            raise ChunkDead(f"chunk {dead} was given up and may be deleted already")
     try:
         connection.execute(_INSERT, [_values(fragment) | {"file_id": file_id} for fragment in new])
     except exc.IntegrityError as error:

@@ -1,7 +1,8 @@
 """Contracts of the MetaServer: files made of fragments (FileStore) and the registry's catalogue (Catalogue).
 
 Both are satisfied by metaserver.core (SQLAlchemy: SQLite or PostgreSQL; one transaction per method, opened and closed
-there) and metaserver.client (HTTP); both pass tests/contracts/test_file_store.py and test_catalogue.py.
+there) and metaserver.client (HTTP); both pass tests/contracts/test_file_store.py, test_catalogue.py and
+test_catalogue_manifests.py.
 
 A file is an ordered list of fragments without gaps; fragment i covers bytes [offset, offset + length) and names the
 chunk (fid, group, CRC-32C) that holds them. A file is open (has no path, can be appended to, seen by nobody but its
@@ -9,11 +10,14 @@ writer) or committed (has a path, never changes). File ids are never reused, so 
 cached for ever. Uploads are open files with a row that carries the digest state; blobs and manifests are committed
 files whose paths are `blobs/<algorithm>/<hex>` and `manifests/<algorithm>/<hex>`.
 
-Names, tags and paths sort by their UTF-8 bytes on every database. Lists answer at most `limit` (1..10,000) entries
-after `after`. Times are seconds since the epoch by the database's clock. Digest strings are "<algorithm>:<hex>",
-already checked for form. Every method is thread-safe and raises Unavailable when the database does not answer for
-longer than its bounded wait. A call may be repeated until it is answered: what it removes is then gone, also when its
-first request was carried out and not answered.
+Names, tags and paths sort by their UTF-8 bytes on every database. Lists answer at most `limit` (1..LIST_MAX) entries
+after `after`. Times are seconds since the epoch by the database's clock. Digest strings are "<algorithm>:<hex>".
+
+What every method may raise: BadRequest for values that are out of range or of another form; Unavailable,
+DeadlineExceeded or Overloaded when the database does not answer, holds a lock or has no connection for longer than a
+bounded wait; StorageFull when its disk is. Those that record fragments raise ChunkDead for a chunk that was given up,
+and Conflict for one that another file has. A call may be repeated until it is answered: what it removes is then gone,
+also when its first request was carried out and not answered.
 """
 
 from __future__ import annotations
@@ -21,6 +25,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+#: entries of one list, and fragments that one call may bring: 40 GiB in chunks of 4 MiB
+LIST_MAX = 10_000
+FRAGMENTS_MAX = 10_000
+
+#: digests that a manifest may refer to, and tags that one call may point at it
+REFERENCES_MAX = 10_000
+TAGS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +150,14 @@ class FileStore(Protocol):
         """Append to an open file whose size is `expected_size`; the new size.
 
         A replay (the same fragments are there already at that place) succeeds and changes nothing. Raises FileNotFound,
-        UploadConflict (the size is another one; details: offset), BadRequest (fragments leave gaps or overlap).
+        UploadConflict (the size is another one; details: offset), BadRequest (fragments leave gaps or overlap),
+        Conflict (the file is an upload session's).
         """
         ...
 
     def commit_file(self, file_id: int, path: str) -> FileInfo:
-        """Give an open file its path. Harmless to repeat. Raises FileNotFound, FileExists (another file has this
-        path)."""
+        """Give an open file its path. Harmless to repeat. Raises FileNotFound, FileExists (another file has this path,
+        or this one another path), Conflict (the file is an upload session's)."""
         ...
 
     def stat(self, path: str) -> FileInfo:
@@ -161,15 +174,17 @@ class FileStore(Protocol):
         ...
 
     def move(self, source: str, destination: str) -> None:
-        """Rename, metadata only. Raises FileNotFound, FileExists. Moving a path onto itself does nothing."""
+        """Rename, metadata only. Raises FileNotFound, FileExists, Conflict (a blob's or manifest's file). Moving a path
+        onto itself does nothing."""
         ...
 
     def delete_file(self, path: str) -> bool:
-        """Remove a committed file; its chunks become dead. True if it was there."""
+        """Remove a committed file; its chunks become dead. True if it was there. Raises Conflict (a blob's or
+        manifest's file)."""
         ...
 
     def abandon_file(self, file_id: int) -> bool:
-        """Remove an open file; its chunks become dead. True if it was there."""
+        """Remove an open file; its chunks become dead. True if it was there. Raises Conflict (an upload session's)."""
         ...
 
     def give_up_fragments(self, fragments: Sequence[Fragment]) -> None:
@@ -193,7 +208,8 @@ class Catalogue(Protocol):
 
     # -- uploads ------------------------------------------------------------------------------------------------------
     def create_upload(self, repository: str, upload_id: str, digest_state: bytes) -> Upload:
-        """Open an upload session with an empty open file. Harmless to repeat."""
+        """Open an upload session with an empty open file. Harmless to repeat. Raises Conflict (another repository has a
+        session of this id)."""
         ...
 
     def upload(self, repository: str, upload_id: str) -> Upload:
@@ -293,7 +309,7 @@ class Catalogue(Protocol):
         """Manifests of the repository whose subject is this digest, in digest order after the digest `after`. Empty
         when unknown.
 
-        At most 10,000 entries, and no further one that would take the page's annotations above 4 MiB: anybody who may
+        At most LIST_MAX entries, and no further one that would take the page's annotations above 4 MiB: anybody who may
         push decides how many there are and how large.
         """
         ...

@@ -12,16 +12,22 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from metaserver import fragment_rows, repository_rows
 from metaserver import models as m
-from metaserver.checks import LIST_MAX, NAME_BYTES_MAX, check_digest, check_fragments, check_name
+from metaserver.checks import NAME_BYTES_MAX, check_digest, check_fragments, check_name
 from metaserver.content import MANIFESTS, Stored
 from metaserver.fragment_rows import IN_MAX
-from metaserver.interface import Condition, Manifest, ManifestPage, NewManifest
+from metaserver.interface import (
+    LIST_MAX,
+    REFERENCES_MAX,
+    TAGS_MAX,
+    Condition,
+    Manifest,
+    ManifestPage,
+    NewManifest,
+)
 from metaserver.transactions import Transactions
 from wire.errors import BadRequest, ConditionFailed, ManifestUnknown, ReferencesMissing, SizesDiffer, SpeedyError
 
 ANNOTATIONS_BYTES_MAX = 4 << 20
-REFERENCES_MAX = 10_000
-TAGS_MAX = 100
 CONDITIONS_MAX = 10
 
 _links = m.repository_manifests

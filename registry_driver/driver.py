@@ -61,6 +61,9 @@ class StorageDriver(Protocol):
         contiguously durable, and raises the error. When `record` raises, its error is raised and nothing further is
         recorded. Chunks that were never given to `record` are deleted (in the background, best effort); those that it
         was given belong to it, whatever it raised.
+
+        Raises what the source, ImageStore.put_chunk and `record` raise, Overloaded when no buffer comes free in time,
+        DeadlineExceeded when a chunk is not stored in time.
         """
         ...
 
@@ -68,8 +71,9 @@ class StorageDriver(Protocol):
         """The bytes [offset, offset + length) of the file that `fragments` make, in order, verified.
 
         Each view is valid until the next one is asked for. Later chunks are fetched meanwhile (bounded read-ahead).
-        Closing the generator early gives everything back. Raises what ImageStore.read_chunk_into raises, before the
-        damaged bytes.
+        Closing the generator early gives everything back. Raises RangeNotSatisfiable at once; later, before the damaged
+        bytes, what ImageStore.read_chunk_into raises, Overloaded when no buffer comes free in time, and
+        DeadlineExceeded.
         """
         ...
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from metaserver.interface import REFERENCES_MAX
 from registry_driver.names import DigestInvalid, check_digest, is_media_type, printable
 from wire.errors import BadRequest
 
@@ -36,8 +37,6 @@ FOREIGN_LAYERS: Final = frozenset(
 
 #: Content types that say nothing about the manifest; its own mediaType or its shape decides then.
 _UNTYPED = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
-
-REFERENCES_MAX: Final = 10_000
 
 #: the only way in which UTF-8 JSON names half a character of UTF-16
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")

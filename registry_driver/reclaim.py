@@ -12,14 +12,11 @@ import threading
 from dataclasses import dataclass
 from random import Random
 
-from metaserver.interface import MetaStore
+from metaserver.interface import LIST_MAX, MetaStore
 from registry_driver.driver import StorageDriver
 from wire.errors import SpeedyError
 
 log = logging.getLogger("speedy.reclaim")
-
-#: the most that MetaStore.dead_fragments lists at once
-LIST_MAX = 10_000
 
 #: time between two rounds: what is dead long enough soon goes, and an idle registry hardly asks
 INTERVAL_MIN_S = 1.0

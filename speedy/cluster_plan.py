@@ -22,12 +22,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from chunkmaster.interface import REPLICAS_MAX
 from wire.errors import BadRequest, Conflict, Unavailable
 
 FORMAT = 1
 HOST = "127.0.0.1"
 GROUPS_MAX = 64
-REPLICAS_MAX = 16
 FRONTS_MAX = 32
 
 Room = Literal["chunkmaster", "metaserver", "chunkserver", "imageserver", "registry"]
@@ -101,7 +101,7 @@ def make_plan(known: Plan | None, wanted: Wanted) -> Plan:
         raise BadRequest(f"this cluster has {known.replicas} replicas per group; that cannot change")
     if wanted.database_url is not None and wanted.database_url != known.database_url:
         raise BadRequest("this cluster uses another database; its chunks cannot be found through a different one")
-    ports = _free_ports({process.port for process in known.processes})
+    ports = _FreePorts({process.port for process in known.processes})
     processes = list(known.processes)
     _grow(processes, "chunkmaster", 1, ports)
     _grow(processes, "metaserver", 1, ports)
@@ -142,13 +142,13 @@ def _grow(processes: list[Process], room: Room, count: int, ports: Iterable[int]
         processes.append(Process(f"{room}-{number}", room, next(free)))
 
 
-class _free_ports:
+class _FreePorts:
     """Ports that nobody listens on, each once."""
 
     def __init__(self, taken: set[int]) -> None:
         self._taken = taken
 
-    def __iter__(self) -> _free_ports:
+    def __iter__(self) -> _FreePorts:
         return self
 
     def __next__(self) -> int:

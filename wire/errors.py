@@ -14,7 +14,7 @@
     │   ├── ChunkConflict         other bytes are stored under this fid
     │   ├── FileExists
     │   ├── UploadConflict        the upload's offset is not the expected one (carries the real one)
-    │   ├── FidRangeClosed        a fragment's fid lies in a range that was closed
+    │   ├── ChunkDead             the chunk was given up, and may be deleted already: nothing may name it
     │   ├── ReferencesMissing     a manifest names content that the repository does not have (carries it)
     │   ├── SizesDiffer           a manifest tells other sizes of blobs than they have (carries it)
     │   └── ConditionFailed 412   what the caller made the change depend on is not so
@@ -146,8 +146,8 @@ class UploadConflict(Conflict):
         return int(self.details["offset"])
 
 
-class FidRangeClosed(Conflict):
-    code = "fid_range_closed"
+class ChunkDead(Conflict):
+    code = "chunk_dead"
 
 
 class ReferencesMissing(Conflict):

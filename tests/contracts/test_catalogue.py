@@ -13,8 +13,8 @@ from tests.metaserver.stores import cut, dead_fids, digest_of, fids_of
 from wire.errors import (
     BadRequest,
     BlobUnknown,
+    ChunkDead,
     Conflict,
-    FidRangeClosed,
     FileNotFound,
     RepositoryUnknown,
     UploadConflict,
@@ -362,7 +362,7 @@ def test_a_put_whose_chunks_were_given_up_meanwhile_is_refused(store: MetaStore)
     late = cut(5)
     store.put_blob(REPO, DIGEST, late)
     store.delete_blob(REPO, DIGEST)
-    with pytest.raises(FidRangeClosed):
+    with pytest.raises(ChunkDead):
         store.put_blob(REPO, DIGEST, late)
     with pytest.raises(BlobUnknown):
         store.blob(REPO, DIGEST)

@@ -11,7 +11,7 @@ import pytest
 
 from metaserver.interface import FileInfo, Fragment, MetaStore
 from tests.metaserver.stores import cut, dead_fids, fids_of
-from wire.errors import BadRequest, Conflict, FidRangeClosed, FileExists, FileNotFound, UploadConflict
+from wire.errors import BadRequest, ChunkDead, Conflict, FileExists, FileNotFound, UploadConflict
 
 #: byte order is no alphabet: digits before capitals before small letters, and "-" and "." before "/"
 NAMES = [
@@ -117,6 +117,7 @@ def test_an_append_of_nothing_changes_nothing(store: MetaStore) -> None:
         [Fragment(0, 0, 900001, 1, 0)],
         [Fragment(0, -1, 900001, 1, 0)],
         [Fragment(0, 4, 2**63, 1, 0)],
+        [Fragment(0, 4, 0, 1, 0)],  # no chunk has this fid
         [Fragment(0, 4, -1, 1, 0)],
         [Fragment(0, 4, 900001, 2**31, 0)],
         [Fragment(0, 4, 900001, 1, 2**32)],
@@ -143,7 +144,7 @@ def test_a_dead_chunk_never_becomes_part_of_a_file_again(store: MetaStore) -> No
     _, fragments = make(store, "gone", 5)
     store.delete_file("gone")
     other = store.create_file()
-    with pytest.raises(FidRangeClosed):
+    with pytest.raises(ChunkDead):
         store.append_fragments(other, 0, fragments)
     assert dead_fids(store) == fids_of(fragments)
 
@@ -390,7 +391,7 @@ def test_chunks_that_are_given_up_become_dead_save_those_that_a_file_has(store: 
     store.give_up_fragments(())
     assert dead_fids(store) == fids_of(unneeded)
     assert store.fragments(file_id) == kept
-    with pytest.raises(FidRangeClosed):
+    with pytest.raises(ChunkDead):
         store.append_fragments(file_id, 11, unneeded)
     with pytest.raises(BadRequest):
         store.give_up_fragments((kept[1], kept[0]))

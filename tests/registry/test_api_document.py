@@ -12,7 +12,8 @@ import pytest
 import werkzeug.exceptions
 
 import registry_driver.app
-from registry_driver import listings, manifest_document, manifests, names, oci_errors, ranges, uploads
+from metaserver.interface import REFERENCES_MAX
+from registry_driver import listings, manifests, names, oci_errors, ranges, uploads
 from registry_driver.registry import RegistryLimits
 from registry_driver.routes import parse_route
 from tests.registry import api_document
@@ -209,7 +210,7 @@ def test_the_limits_are_the_programs() -> None:
         names.TAG_CHARS_MAX,
         manifests.TAGS_MAX,
         settings.manifest_bytes_max,
-        manifest_document.REFERENCES_MAX,
+        REFERENCES_MAX,
         oci_errors.MISSING_LISTED_MAX,
         listings.TAGS_PAGE_MAX,
         listings.REPOSITORIES_PAGE_MAX,
