@@ -123,7 +123,7 @@ def test_an_append_of_nothing_changes_nothing(store: MetaStore) -> None:
         [Fragment(0, 4, 900001, 1, 2**32)],
         [Fragment(0, 4, 900001, 1, 0), Fragment(4, 4, 900001, 1, 0)],
     ],
-    ids=["late", "gap", "overlap", "empty", "negative", "fid", "fid<0", "group", "crc", "twice"],
+    ids=["late", "gap", "overlap", "empty", "negative", "fid", "fid=0", "fid<0", "group", "crc", "twice"],
 )
 def test_fragments_that_do_not_join_up_are_refused(store: MetaStore, fragments: list[Fragment]) -> None:
     file_id = store.create_file()
