@@ -25,6 +25,10 @@ log = logging.getLogger("speedy.admission")
 #: what a caller waits beyond the time after which a silent transfer gives its place up
 _WAIT_MARGIN_S = 2.0
 
+#: how long a caller waits at least: containerd asks for all layers of an image at once and takes a refusal of one for
+#: the end, but it also ends where no answer has come 30 s after its last byte
+_WAIT_S_MIN = 20.0
+
 #: time between two looks at what runs; and the shortest one, however many callers begin to wait
 _LOOK_S = 0.5
 _LOOK_S_MIN = 0.05
@@ -51,37 +55,46 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class GateLimits:
+    """`retry_after_s`: when who was refused should come again; stalled transfers have left by then."""
+
     running_max: int
     waiting_max: int
-    wait_s: float = 5.0
+    wait_s: float = 20.0
+    retry_after_s: float = 7.0
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    uploads: GateLimits = GateLimits(running_max=24, waiting_max=8)
-    downloads: GateLimits = GateLimits(running_max=24, waiting_max=8)
-    small: GateLimits = GateLimits(running_max=16, waiting_max=8)
+    uploads: GateLimits
+    downloads: GateLimits
+    small: GateLimits
     #: Manifests are parsed in memory, at some twenty times their size in the worst case.
-    manifests: GateLimits = GateLimits(running_max=4, waiting_max=8)
+    manifests: GateLimits
 
     @classmethod
     def within(
-        cls, threads: int, *, uploads_max: int, downloads_max: int, requests_max: int, stalled_after_s: float = 5.0
+        cls,
+        threads: int,
+        *,
+        uploads_max: int,
+        downloads_max: int,
+        requests_max: int,
+        waiting_max: int,
+        stalled_after_s: float = 5.0,
     ) -> AdmissionLimits:
         """As much as is wished for and fits into `threads` server threads, of which an eighth stays free.
 
-        Where more is wished for than there are threads, all shrink alike. A quarter of each gate's places is for
-        waiting, for a little longer than the stalled may stay.
+        Where more is wished for than there are threads, all that runs shrinks alike, to three quarters of them; what is
+        left is for waiting, at each gate alike.
         """
         wished = {"uploads": uploads_max, "downloads": downloads_max, "small": requests_max, "manifests": 8}
         places = threads - max(1, threads // 8)
         share = min(1.0, 0.75 * places / sum(wished.values()))
-        wait_s = stalled_after_s + _WAIT_MARGIN_S
-        gates: dict[str, GateLimits] = {}
-        for name, running_max in wished.items():
-            running = max(1, int(running_max * share))
-            gates[name] = GateLimits(running_max=running, waiting_max=running // 3, wait_s=wait_s)
-        return cls(**gates)
+        running = {name: max(1, int(running_max * share)) for name, running_max in wished.items()}
+        waiting = min(waiting_max, max(0, places - sum(running.values())) // len(running))
+        retry_after_s = stalled_after_s + _WAIT_MARGIN_S
+        wait_s = max(retry_after_s, _WAIT_S_MIN)
+        return cls(**{name: GateLimits(number, waiting, wait_s, retry_after_s) for name, number in running.items()})
 
     @property
     def threads_max(self) -> int:
@@ -153,7 +166,7 @@ class Gate:
 
     def _expected(self, now_s: float) -> int:
         """Who was turned away will come again: there should be a place then."""
-        return int(self._turned_away_s is not None and now_s - self._turned_away_s < 2 * self._limits.wait_s)
+        return int(self._turned_away_s is not None and now_s - self._turned_away_s < 2 * self._limits.retry_after_s)
 
     def _dispensable(self) -> list[tuple[Pass, Transfer, str]]:
         """The transfers that have to leave when others wait, longest silence first, then the slowest."""
@@ -169,7 +182,8 @@ class Gate:
         self._turned_away_s = time.monotonic()
         self.wanted.set()
         return Overloaded(
-            f"too many {self._name} at the same time, try again soon", retry_after_s=max(1, round(self._limits.wait_s))
+            f"too many {self._name} at the same time, try again soon",
+            retry_after_s=max(1, round(self._limits.retry_after_s)),
         )
 
 

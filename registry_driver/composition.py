@@ -48,6 +48,7 @@ def compose(
             uploads_max=settings.uploads_max,
             downloads_max=settings.downloads_max,
             requests_max=settings.requests_max,
+            waiting_max=settings.waiting_max,
             stalled_after_s=settings.stalled_after_s,
         ),
         Patience(settings.stalled_after_s, settings.slow_bytes_per_s, settings.slow_window_s),

@@ -140,11 +140,15 @@ class RegistrySettings:
     read_window: int = _setting(4, Count(1, 64), "chunks of one download in flight")
     buffer_count: int = _setting(48, Count(2, 4096), "chunk buffers in memory, over all requests")
     manifest_bytes_max: int = _setting(4 * MIB, Size(64 * KIB, 64 * MIB), "largest manifest that is accepted")
-    uploads_max: int = _setting(
-        24, Count(1, 1024), "uploads that send bytes at once; a third more wait, others get 503"
+    uploads_max: int = _setting(24, Count(1, 1024), "uploads that send bytes at once; others wait")
+    downloads_max: int = _setting(24, Count(1, 1024), "downloads at once; others wait")
+    requests_max: int = _setting(16, Count(1, 1024), "small requests at once; others wait")
+    waiting_max: int = _setting(
+        120,
+        Count(0, 1024),
+        "requests that may wait for their turn, of each kind; others get 503. Some clients ask for all layers of an "
+        "image at once (up to 127) and give up when one is refused",
     )
-    downloads_max: int = _setting(24, Count(1, 1024), "downloads at once; a third more wait, others get 503")
-    requests_max: int = _setting(16, Count(1, 1024), "small requests at once; a third more wait, others get 503")
     body_idle_s: float = _setting(
         60.0, Duration(1, 3600), "a client that sends no byte of its body for so long is given up"
     )
@@ -170,7 +174,7 @@ class RegistrySettings:
         Duration(1, 366 * 86400),
         "an upload to which nothing was added for so long is ended, and its space taken back",
     )
-    threads: int = _setting(128, _THREADS, "requests served at once")
+    threads: int = _setting(640, _THREADS, "requests served at once, those that wait among them")
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,8 +126,8 @@ def faults_directory() -> Iterator[Path]:
         yield Path(directory)
 
 
-def read_reply(sock: socket.socket) -> Reply:
-    """The answer that comes on a raw socket."""
-    response = http.client.HTTPResponse(sock)
+def read_reply(sock: socket.socket, method: str = "GET") -> Reply:
+    """The answer to a request of `method` that comes on a raw socket."""
+    response = http.client.HTTPResponse(sock, method=method)
     response.begin()
     return Reply(response.status, response.headers, response.read())

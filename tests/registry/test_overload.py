@@ -11,18 +11,29 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.registry.client import Client, client_of, faults_directory, read_reply
+from tests.registry.client import Client, Reply, client_of, faults_directory, read_reply
 from tests.registry.documents import sha256
 from tests.wire.serving import serving, wait_until
+from wire.settings import RegistrySettings
 
 CONTENT = os.urandom(32_000_000)
 THREADS = 24
 
+#: as many as docker's storage lets an image have
+LAYERS_MAX = 127
+
 
 @pytest.fixture(scope="module")
 def narrow() -> Iterator[Client]:
-    """A registry that serves two uploads and two downloads at a time."""
-    settings = {"chunk_bytes": 256 * 1024, "uploads_max": 2, "downloads_max": 2, "requests_max": 2, "threads": THREADS}
+    """A registry that serves two uploads and two downloads at a time, and nobody waits in line."""
+    settings = {
+        "chunk_bytes": 256 * 1024,
+        "uploads_max": 2,
+        "downloads_max": 2,
+        "requests_max": 2,
+        "waiting_max": 0,
+        "threads": THREADS,
+    }
     with (
         faults_directory() as directory,
         serving("tests.registry.served:build", {"directory": str(directory), **settings}, threads=THREADS) as server,
@@ -106,6 +117,48 @@ def test_many_small_requests_at_once_are_all_answered(narrow: Client) -> None:
     assert len(answers) == 160
     assert set(answers) <= {200, 503}
     assert answers.count(200) > 0
+
+
+def test_who_asks_for_every_layer_of_the_largest_image_at_once_gets_all_of_them() -> None:
+    """containerd does, for as many layers as the image has, and a refusal of one ends its push."""
+    layers = {sha256(layer): layer for layer in (os.urandom(2000) for _ in range(LAYERS_MAX))}
+    with (
+        faults_directory() as directory,
+        serving(
+            "tests.registry.served:build", {"directory": str(directory)}, threads=RegistrySettings().threads
+        ) as server,
+    ):
+        client = client_of(server, directory)
+        head = [request("HEAD", f"/v2/a/blobs/{digest}") for digest in layers]
+        assert {reply.status for reply in at_once(client, head)} == {404}
+        opened = at_once(client, [request("POST", f"/v2/a/blobs/uploads/?mount={digest}&from=b") for digest in layers])
+        assert {reply.status for reply in opened} == {202}
+        pushed = at_once(
+            client,
+            [
+                request("PUT", f"{reply.location}?digest={digest}", layer)
+                for reply, (digest, layer) in zip(opened, layers.items(), strict=True)
+            ],
+        )
+        assert {reply.status for reply in pushed} == {201}
+        pulled = at_once(client, [request("GET", f"/v2/a/blobs/{digest}") for digest in layers])
+        assert [reply.body for reply in pulled] == list(layers.values())
+        client.close()
+
+
+def request(method: str, path: str, body: bytes = b"") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def at_once(client: Client, requests: list[bytes]) -> list[Reply]:
+    """The answers to requests that are all sent before the first answer is read, each on a connection of its own."""
+    with ExitStack() as held:
+        socks = [held.enter_context(client.socket()) for _ in requests]
+        for sock, data in zip(socks, requests, strict=True):
+            sock.sendall(data)
+        return [
+            read_reply(sock, data.partition(b" ")[0].decode()) for sock, data in zip(socks, requests, strict=True)
+        ]
 
 
 def test_a_blob_that_is_pushed_by_many_at_once_is_there_once(narrow: Client) -> None:

@@ -61,14 +61,15 @@ def test_a_pass_counts_once_however_often_it_is_given_back() -> None:
 
 @pytest.mark.parametrize("threads", [8, 16, 32, 96, 256])
 def test_gates_leave_threads_for_refusals(threads: int) -> None:
-    limits = AdmissionLimits.within(threads, uploads_max=32, downloads_max=32, requests_max=64)
+    limits = AdmissionLimits.within(threads, uploads_max=32, downloads_max=32, requests_max=64, waiting_max=1000)
     assert limits.threads_max < threads
     assert min(gate.running_max for gate in (limits.uploads, limits.downloads, limits.small, limits.manifests)) >= 1
 
 
 def test_gates_are_not_wider_than_wished_for() -> None:
-    limits = AdmissionLimits.within(1024, uploads_max=3, downloads_max=5, requests_max=7)
+    limits = AdmissionLimits.within(1024, uploads_max=3, downloads_max=5, requests_max=7, waiting_max=9)
     assert (limits.uploads.running_max, limits.downloads.running_max, limits.small.running_max) == (3, 5, 7)
+    assert (limits.uploads.waiting_max, limits.downloads.waiting_max, limits.small.waiting_max) == (9, 9, 9)
 
 
 def test_a_cache_keeps_what_was_used_last_within_its_weight() -> None:
