@@ -19,7 +19,16 @@ from native.errors import (
     StoreLocked,
     StoreMismatch,
 )
-from native.values import ChunkInfo, CompactionReport, Damage, EngineStat, RangeDigest, ScrubProgress, VolumeInfo
+from native.values import (
+    ChunkInfo,
+    CompactionReport,
+    Damage,
+    EngineStat,
+    RangeDigest,
+    ScrubProgress,
+    Verification,
+    VolumeInfo,
+)
 
 _STATES: Final = {
     lib.ENGINE_STATE_RW: "rw",
@@ -98,6 +107,17 @@ def scrub_progress(told: Any) -> ScrubProgress:
 def damage(found: Any) -> Damage:
     what = ffi.string(found.what).decode("utf-8", "replace")
     return Damage(found.fid, found.volume, found.offset, found.length, what, float(found.found_s))
+
+
+def verification(told: Any, found: Any) -> Verification:
+    return Verification(
+        offset=told.offset,
+        read_bytes=told.read_bytes,
+        checked_bytes=told.checked_bytes,
+        checked_chunks=told.checked_chunks,
+        damage=tuple(damage(found[i]) for i in range(told.damaged)),
+        ended=bool(told.ended),
+    )
 
 
 def compaction_report(report: Any) -> CompactionReport:

@@ -23,6 +23,7 @@ from native.values import (
     EngineStat,
     RangeDigest,
     ScrubProgress,
+    Verification,
     VolumeInfo,
 )
 
@@ -32,6 +33,7 @@ FORMAT: Final = lib.ENGINE_FORMAT
 _U64_MAX: Final = (1 << 64) - 1
 _U32_MAX: Final = (1 << 32) - 1
 _DAMAGE_MAX: Final = 1024  # as many as the engine keeps
+_VERIFY_DAMAGE_MAX: Final = 64  # of one call: the next one goes on behind
 RANGES_MAX: Final = lib.ENGINE_RANGES_MAX
 
 
@@ -292,23 +294,49 @@ class Engine:
         damage = [answers.damage(found[i]) for i in range(count[0])]
         return sorted(damage, key=lambda one: (one.volume, one.offset))
 
+    def verify(self, volume: int, offset: int, bytes_max: int) -> Verification:
+        """Reads and verifies the live chunks of a volume that lie at ``offset`` (0 to begin) or behind, past the page
+        cache, until about ``bytes_max`` were read or some were found damaged.
+
+        Raises VolumeNotFound, also when compaction has moved the volume's chunks meanwhile (it verifies them too).
+        """
+        if not (0 < volume <= _U32_MAX and 0 <= offset <= _U64_MAX):
+            raise VolumeNotFound(volume)
+        told = ffi.new("engine_verification *")
+        found = ffi.new("engine_damage[]", _VERIFY_DAMAGE_MAX)
+        error = ffi.new("engine_error *")
+        told.offset = offset
+        status = lib.engine_verify(self._handle, volume, bytes_max, told, found, _VERIFY_DAMAGE_MAX, error)
+        if status == lib.ENGINE_NOT_FOUND:
+            raise VolumeNotFound(volume)
+        if status != lib.ENGINE_OK:
+            raise answers.error_of(error, 0, self._path)
+        return answers.verification(told, found)
+
     def checkpoint(self) -> None:
         """Makes everything stored so far cheap to reopen, and returns the space of deleted chunks nobody reads."""
         error = ffi.new("engine_error *")
         if lib.engine_checkpoint(self._handle, error) != lib.ENGINE_OK:
             raise answers.error_of(error, 0, self._path)
 
-    def compact(self, below: float = 0.7, bytes_s: int = 0) -> CompactionReport:
+    def compact(self, below: float = 0.7, bytes_s: int = 0, volumes: Sequence[int] = ()) -> CompactionReport:
         """Moves the live chunks out of volumes with a live share below ``below`` (0 < below <= 1), and removes these.
+        With ``volumes``: out of these only, whatever their live share is.
 
         Live share: of the space that a volume takes on the disk. Volumes to which somebody writes stay. Everything else
         goes on meanwhile. Writes at most ``bytes_s`` bytes a second (0: no bound). ``cancel_compaction`` or ``close``
         in another thread ends it early.
         Raises StoreBusy when one is under way, DiskFull, StoreFailed.
         """
+        if not all(0 < volume <= _U32_MAX for volume in volumes):
+            raise VolumeNotFound(next(volume for volume in volumes if not 0 < volume <= _U32_MAX))
+        terms = ffi.new("engine_compaction_terms *")
+        ids = ffi.new("uint32_t[]", list(volumes))
+        terms.below, terms.bytes_s = below, bytes_s
+        terms.volumes, terms.volume_count = ids if volumes else ffi.NULL, len(volumes)
         report = ffi.new("engine_compaction *")
         error = ffi.new("engine_error *")
-        if lib.engine_compact(self._handle, below, bytes_s, report, error) != lib.ENGINE_OK:
+        if lib.engine_compact(self._handle, terms, report, error) != lib.ENGINE_OK:
             raise answers.error_of(error, 0, self._path)
         return answers.compaction_report(report)
 

@@ -139,6 +139,18 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """What one ``Engine.verify`` has done: the next goes on at ``offset``, unless the volume has ``ended``."""
+
+    offset: int
+    read_bytes: int
+    checked_bytes: int
+    checked_chunks: int
+    damage: tuple[Damage, ...]
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CompactionReport:
     """What ``Engine.compact`` has done.
 

@@ -239,6 +239,23 @@ typedef struct engine_damage {
     char what[96];              /* one line, zero-terminated */
 } engine_damage;
 
+/* How far engine_verify has come in a volume. */
+typedef struct engine_verification {
+    uint64_t offset;            /* in and out: 0 to begin; the needles before it have been verified */
+    uint64_t read_bytes;        /* this and what follows: by this call */
+    uint64_t checked_bytes;     /* live needles */
+    uint64_t checked_chunks;
+    uint32_t damaged;           /* places that were written to the caller's list */
+    int32_t ended;              /* 1: the volume has no needle behind */
+} engine_verification;
+
+typedef struct engine_compaction_terms {
+    double below;               /* live share of the space that a volume takes; 0 < below <= 1 */
+    uint64_t bytes_s;           /* that may be written a second; 0: no bound */
+    const uint32_t *volumes;    /* ids, the caller's: only these, and these whatever their live share is; NULL: all */
+    size_t volume_count;
+} engine_compaction_terms;
+
 typedef struct engine_compaction {
     uint64_t chunks_copied;
     uint64_t bytes_copied;          /* written, headers and rounding included */
@@ -312,6 +329,14 @@ int engine_scrub_step(engine_store *store, uint64_t bytes_max, uint64_t bytes_s,
 
 int engine_scrub_status(engine_store *store, engine_scrub *told, engine_error *error);
 
+/* Verifies like the scrub, past the page cache, the live chunks of one volume that lie at told->offset or behind, until
+ * about bytes_max have been read (a chunk is read whole), the volume has ended or limit (at least 2) damaged places were
+ * found; from offset 0 on both superblocks too. Apart from the round of the scrub, but what it finds is remembered, or
+ * forgotten, the same way. Calls come one after the other, whoever asks. NOT_FOUND: no such volume, or no more: compaction
+ * has moved its chunks, after it had verified them. NO_MEMORY, INVALID. */
+int engine_verify(engine_store *store, uint32_t volume, uint64_t bytes_max, engine_verification *told,
+                  engine_damage *damage, size_t limit, engine_error *error);
+
 /* What is known to be damaged in this process, in no order: up to limit, at most 1024 are kept. */
 int engine_scrub_damage(engine_store *store, engine_damage *damage, size_t limit, size_t *count, engine_error *error);
 
@@ -322,13 +347,12 @@ int engine_checkpoint(engine_store *store, engine_error *error);
 
 /*
  * Moves the live chunks out of volumes into new, tightly packed ones and removes the old, wherever the share of live bytes
- * in the space that the volume takes on the disk is smaller than below (0 < below <= 1). Volumes that take chunks are
- * sealed for it, unless somebody writes to them. Everything else goes on meanwhile. Writes at most bytes_s bytes a second
- * (0: no bound), also into the reserve. Damaged chunks are neither copied nor dropped: their volumes stay. *report says
- * what was done, also after a failure. BUSY: one is under way. DISK_FULL: no space for the live chunks of any such
- * volume. FAILED.
+ * in the space that the volume takes on the disk is smaller than terms->below, or from the volumes that terms names. Those
+ * that take chunks are sealed for it, unless somebody writes to them. Everything else goes on meanwhile. May write into the
+ * reserve. Damaged chunks are neither copied nor dropped: their volumes stay. *report says what was done, also after a
+ * failure. BUSY: one is under way. DISK_FULL: no space for the live chunks of any such volume. FAILED.
  */
-int engine_compact(engine_store *store, double below, uint64_t bytes_s, engine_compaction *report,
+int engine_compact(engine_store *store, const engine_compaction_terms *terms, engine_compaction *report,
                    engine_error *error);
 
 /* Makes an engine_compact in another thread end soon, with stopped set; what it has moved by then counts. */

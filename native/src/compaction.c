@@ -341,7 +341,7 @@ int compaction_run(engine_store *store, const struct compaction_terms *terms, en
     *found = false;
     if (store->compactor.broken)
         return failure(error, ENGINE_FAILED, 0, "an earlier compaction is in doubt; reopen the store");
-    int status = victims_drop_empty(store, terms->slots_end, report, error);
+    int status = victims_drop_empty(store, terms, report, error);
     if (status == ENGINE_OK)
         status = victims_choose(&run.victims, store, terms, error);
     if (status == ENGINE_OK && run.victims.count > 0) {

@@ -61,17 +61,19 @@ bool compactor_pause(engine_store *store, double seconds)
 }
 
 /* compactor.work is held. Compacts until nothing is worth it any more. */
-static int pass(engine_store *store, double below, struct pace *pace, engine_compaction *report, engine_error *error)
+static int pass(engine_store *store, const engine_compaction_terms *wanted, struct pace *pace,
+                engine_compaction *report, engine_error *error)
 {
     struct compaction_terms terms = {
-        .below = below,
+        .below = wanted->below,
         .gain_bytes_min = pace->called ? GAIN_BYTES_MIN_CALLED : GAIN_BYTES_MIN,
         .slots_end = volumes_count(store),
         .called = pace->called,
+        .volumes = wanted->volumes,
+        .volume_count = wanted->volume_count,
         .go_on = go_on,
         .argument = pace,
     };
-    uint64_t before = report->bytes_given_back;
     bool found = true;
     int status = ENGINE_OK;
     /* For the thread the keeper seals them until its next look. */
@@ -85,26 +87,27 @@ static int pass(engine_store *store, double below, struct pace *pace, engine_com
             report->stopped = 1;
             break;
         }
+        uint64_t before = report->bytes_given_back;
         status = compaction_run(store, &terms, report, &found, error);
+        atomic_fetch_add(&store->counters.given_back_bytes, report->bytes_given_back - before);
     }
     if (status == ENGINE_CLOSED) {
         report->stopped = 1;
         status = no_failure(error);
     }
     report->volumes_damaged = compaction_count_damaged(store, false);
-    atomic_fetch_add(&store->counters.given_back_bytes, report->bytes_given_back - before);
     if (status != ENGINE_OK)
         atomic_fetch_add(&store->counters.compaction_failures, 1);
     return status;
 }
 
-int compactor_call(engine_store *store, double below, uint64_t bytes_s, engine_compaction *report,
+int compactor_call(engine_store *store, const engine_compaction_terms *wanted, engine_compaction *report,
                    engine_error *error)
 {
     struct compactor *compactor = &store->compactor;
-    struct pace pace = {.store = store, .bytes_s = bytes_s, .called = true};
+    struct pace pace = {.store = store, .bytes_s = wanted->bytes_s, .called = true};
     memset(report, 0, sizeof *report);
-    if (!(below > 0 && below <= 1))
+    if (!(wanted->below > 0 && wanted->below <= 1))
         return failure(error, ENGINE_INVALID, 0, "a live share is above 0 and at most 1");
     pthread_mutex_lock(&compactor->lock);
     bool busy = compactor->called;
@@ -118,7 +121,7 @@ int compactor_call(engine_store *store, double below, uint64_t bytes_s, engine_c
     /* Bounded: the thread makes way after the bytes that it is writing. */
     pthread_mutex_lock(&compactor->work);
     (void)compaction_count_damaged(store, true);
-    int status = pass(store, below, &pace, report, error);
+    int status = pass(store, wanted, &pace, report, error);
     pthread_mutex_unlock(&compactor->work);
     pthread_mutex_lock(&compactor->lock);
     compactor->called = false;
@@ -149,11 +152,12 @@ static void *run(void *argument)
         bool free_to_work = !compactor->called;
         pthread_mutex_unlock(&compactor->lock);
         if (free_to_work && pthread_mutex_trylock(&compactor->work) == 0) {
+            const engine_compaction_terms usual = {.below = store->options.compact_below};
             struct pace pace = {.store = store, .bytes_s = store->options.compact_bytes_s};
             engine_compaction report;
             engine_error ignored; /* counted */
             memset(&report, 0, sizeof report);
-            (void)pass(store, store->options.compact_below, &pace, &report, &ignored);
+            (void)pass(store, &usual, &pace, &report, &ignored);
             pthread_mutex_unlock(&compactor->work);
         }
         pthread_mutex_lock(&compactor->lock);

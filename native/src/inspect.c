@@ -90,14 +90,6 @@ static uint32_t public_state(enum volume_state state)
     return ENGINE_VOLUME_QUARANTINED;
 }
 
-static bool is_there(struct volume *volume)
-{
-    pthread_mutex_lock(&volume->lock);
-    bool there = volume->state != VOLUME_GONE;
-    pthread_mutex_unlock(&volume->lock);
-    return there;
-}
-
 static void describe(struct volume *volume, engine_volume *told)
 {
     memset(told, 0, sizeof *told);
@@ -127,7 +119,7 @@ struct volume *inspect_find(engine_store *store, uint32_t id)
     uint32_t slots = volumes_count(store);
     for (uint32_t slot = 0; slot < slots; slot++) {
         struct volume *volume = volumes_get(store, slot);
-        if (volume != NULL && volume->id == id && is_there(volume))
+        if (volume != NULL && volume->id == id && volume_is_there(volume))
             return volume;
     }
     return NULL;
@@ -172,7 +164,7 @@ int engine_volumes(engine_store *store, engine_volume *volumes, size_t limit, si
     uint32_t slots = volumes_count(store);
     for (uint32_t slot = 0; slot < slots; slot++) {
         struct volume *volume = volumes_get(store, slot);
-        if (volume == NULL || !is_there(volume))
+        if (volume == NULL || !volume_is_there(volume))
             continue;
         if (*count < limit)
             describe(volume, &volumes[*count]);

@@ -1,9 +1,7 @@
 /*
  * Scrubbing in rounds. A round verifies every live needle of the volumes that were there when it began, in the order of
  * their places, in steps that the caller paces; between two steps nothing is held. The cursor is saved now and then.
- *
- * What is verified is live: each needle is looked up again, and its volume pinned in the same moment, so that blocks that
- * a delete returns, or a volume that compaction replaces, are never mistaken for damage.
+ * How one needle is verified stands in scrub_check.c.
  */
 #include "scrub.h"
 
@@ -17,26 +15,6 @@
 
 #define SAVE_S 30.0
 #define BURST_S 1.0 /* what may be made up for after a pause */
-#define SUPERBLOCKS 2u
-
-struct pinned {
-    engine_store *store;
-    struct volume *volume;
-    unsigned epoch;
-};
-
-static void pin(void *argument, const struct chunk_place *place)
-{
-    struct pinned *pinned = argument;
-    pinned->volume = volumes_get(pinned->store, place->slot);
-    volume_pin(pinned->volume, &pinned->epoch);
-}
-
-static void unpin(struct pinned *pinned)
-{
-    if (volume_unpin(pinned->volume, pinned->epoch))
-        keeper_wake(pinned->store);
-}
 
 void scrub_init(struct scrub *scrub)
 {
@@ -87,14 +65,6 @@ void scrub_close(engine_store *store)
     pthread_mutex_unlock(&scrub->work);
 }
 
-static bool is_closing(engine_store *store)
-{
-    pthread_mutex_lock(&store->calls_lock);
-    bool closing = store->closing;
-    pthread_mutex_unlock(&store->calls_lock);
-    return closing;
-}
-
 /* scrub.work is held. */
 static void drop_batch(struct scrub *scrub)
 {
@@ -102,14 +72,6 @@ static void drop_batch(struct scrub *scrub)
     scrub->count = 0;
     scrub->next = 0;
     scrub->more = false;
-}
-
-static bool is_there(struct volume *volume)
-{
-    pthread_mutex_lock(&volume->lock);
-    bool there = volume->state != VOLUME_GONE;
-    pthread_mutex_unlock(&volume->lock);
-    return there;
 }
 
 static void begin_round(engine_store *store)
@@ -120,7 +82,7 @@ static void begin_round(engine_store *store)
     uint32_t slots = volumes_count(store);
     for (uint32_t slot = 0; slot < slots; slot++) {
         struct volume *volume = volumes_get(store, slot);
-        if (volume == NULL || !is_there(volume))
+        if (volume == NULL || !volume_is_there(volume))
             continue;
         pthread_mutex_lock(&volume->lock);
         total_bytes += volume->live_bytes;
@@ -174,26 +136,10 @@ static struct volume *volume_from(engine_store *store, uint32_t id, uint32_t las
     for (uint32_t slot = 0; slot < slots; slot++) {
         struct volume *volume = volumes_get(store, slot);
         if (volume != NULL && volume->id >= id && volume->id <= last_id &&
-            (found == NULL || volume->id < found->id) && is_there(volume))
+            (found == NULL || volume->id < found->id) && volume_is_there(volume))
             found = volume;
     }
     return found;
-}
-
-/* Both copies: with one of them gone nothing is lost yet. */
-static void check_superblocks(struct scrub *scrub, struct scrub_reading *reading, struct volume *volume)
-{
-    for (unsigned copy = 0; copy < SUPERBLOCKS; copy++) {
-        engine_damage found = {
-            .volume = reading->volume->id,
-            .offset = (uint64_t)copy * BLOCK_BYTES,
-            .found_s = clock_unix_us() / 1000000u,
-        };
-        if (scrub_reading_superblock(reading, copy, found.what) || !is_there(volume))
-            scrub_forget(scrub, found.volume, found.offset);
-        else if (is_there(reading->volume)) /* compaction may have removed it meanwhile */
-            scrub_remember(scrub, &found);
-    }
 }
 
 /* scrub.work is held. Gathers the needles behind the cursor; *over: the round has none. */
@@ -221,8 +167,10 @@ static int next_batch(engine_store *store, struct scrub_reading *reading, bool *
     if (!scrub_reading_open(reading, volume))
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a scrub");
     uint64_t from = volume->id == cursor.volume ? cursor.offset : 0;
-    if (from == 0)
-        check_superblocks(scrub, reading, volume);
+    for (unsigned copy = 0; from == 0 && copy < SUPERBLOCKS; copy++) {
+        engine_damage found;
+        (void)scrub_check_superblock(store, reading, copy, true, &found);
+    }
     move_cursor(scrub, volume->id, from == 0 ? VOLUME_DATA_START : from);
     scrub->volume = volume;
     scrub->count = inspect_gather(store, volume->slot, from, scrub->places, SCRUB_BATCH_MAX);
@@ -230,39 +178,17 @@ static int next_batch(engine_store *store, struct scrub_reading *reading, bool *
     return ENGINE_OK;
 }
 
-static bool is_same_place(const struct chunk_place *one, const struct chunk_place *other)
-{
-    return one->slot == other->slot && one->offset == other->offset;
-}
-
 /* scrub.work is held. */
 static void check_next(engine_store *store, struct scrub_reading *reading)
 {
     struct scrub *scrub = &store->scrub;
     const struct chunk_place *place = &scrub->places[scrub->next];
-    struct chunk_place now;
-    struct pinned pinned = {.store = store};
-    engine_damage found = {
-        .fid = place->fid,
-        .offset = place->offset,
-        .volume = scrub->volume->id,
-        .length = place->length,
-    };
-    /* Alive now, so alive when any byte in the window was read; and what is read from here on is pinned. */
-    if (chunk_index_get(store->index, place->fid, &now, pin, &pinned)) {
-        if (is_same_place(place, &now)) {
-            bool good = scrub_reading_verify(reading, place, scrub->count - scrub->next, found.what);
-            found.found_s = clock_unix_us() / 1000000u;
-            if (good)
-                scrub_forget(scrub, found.volume, found.offset);
-            else if (chunk_index_get(store->index, place->fid, &now, NULL, NULL) && is_same_place(place, &now))
-                scrub_remember(scrub, &found);
-            pthread_mutex_lock(&scrub->lock);
-            scrub->cursor.checked_bytes += needle_footprint(place->length, place->header_length);
-            scrub->cursor.checked_chunks++;
-            pthread_mutex_unlock(&scrub->lock);
-        }
-        unpin(&pinned);
+    engine_damage found;
+    if (scrub_check_needle(store, reading, place, scrub->count - scrub->next, true, &found) != SCRUB_GONE) {
+        pthread_mutex_lock(&scrub->lock);
+        scrub->cursor.checked_bytes += needle_footprint(place->length, place->header_length);
+        scrub->cursor.checked_chunks++;
+        pthread_mutex_unlock(&scrub->lock);
     }
     move_cursor(scrub, scrub->volume->id, place->offset + NEEDLE_ALIGNMENT);
     scrub->next++;
@@ -322,7 +248,7 @@ static int step(engine_store *store, uint64_t bytes_max, uint64_t bytes_s, engin
     int status = ENGINE_OK;
     if (bytes_s > 0)
         fill_bucket(scrub, bytes_s);
-    while (status == ENGINE_OK && cursor_of(scrub).active && reading.read_bytes < bytes_max && !is_closing(store)) {
+    while (status == ENGINE_OK && cursor_of(scrub).active && reading.read_bytes < bytes_max && !store_is_closing(store)) {
         if (bytes_s > 0 && scrub->tokens < 0)
             break;
         uint64_t before = reading.read_bytes;

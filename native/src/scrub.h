@@ -13,6 +13,7 @@
 #include "volume.h"
 
 #define SCRUB_BATCH_MAX 16384u /* needles taken from the index at a time */
+#define SUPERBLOCKS 2u
 #define SCRUB_DAMAGE_MAX 1024u /* kept by place; more are only counted */
 
 /* What SCRUB keeps over a restart. Byte layout in scrub_cursor.c. */
@@ -53,6 +54,16 @@ struct scrub {
     atomic_uint_fast64_t read_bytes;
 };
 
+/* What engine_verify keeps between two calls. */
+struct verifying {
+    pthread_mutex_t work; /* one call at a time; guards the rest. Held during I/O */
+    struct chunk_place *places; /* owned; NULL between two volumes */
+    size_t count;
+    size_t next;
+    struct volume *volume; /* theirs */
+    uint64_t offset;       /* behind the one that was verified last */
+};
+
 /* One volume being read past the page cache. Begins as {.direct = -1, .file = -1}. */
 struct scrub_reading {
     struct volume *volume; /* NULL before the first */
@@ -82,8 +93,22 @@ void scrub_cursor_load(const struct engine_io *io, int directory, const uint8_t 
 int scrub_cursor_save(const struct engine_io *io, int directory, const uint8_t disk_id[16],
                       const struct scrub_cursor *cursor);
 
-/* scrub_damage.c */
-void scrub_remember(struct scrub *scrub, const engine_damage *found);
+/* scrub_check.c. What is found damaged is remembered, what is good now forgotten; in_round: for the round under way. */
+enum scrub_verdict {
+    SCRUB_GOOD,
+    SCRUB_DAMAGED, /* *found says how */
+    SCRUB_GONE     /* deleted, or moved elsewhere: nobody will ask for it here */
+};
+/* places[0] of the volume that is being read; the others come next. */
+enum scrub_verdict scrub_check_needle(engine_store *store, struct scrub_reading *reading,
+                                      const struct chunk_place *places, size_t count, bool in_round,
+                                      engine_damage *found);
+/* Both copies are to be checked: with one of them gone nothing is lost yet. */
+enum scrub_verdict scrub_check_superblock(engine_store *store, struct scrub_reading *reading, unsigned copy,
+                                          bool in_round, engine_damage *found);
+
+/* scrub_damage.c. in_round: counts as found by the round under way. */
+void scrub_remember(struct scrub *scrub, const engine_damage *found, bool in_round);
 /* A place that was damaged once and is good now: a read error that passed. */
 void scrub_forget(struct scrub *scrub, uint32_t volume, uint64_t offset);
 uint64_t scrub_damage_count(engine_store *store);

@@ -12,10 +12,11 @@ static engine_damage *find_damage(struct scrub *scrub, uint32_t volume, uint64_t
     return NULL;
 }
 
-void scrub_remember(struct scrub *scrub, const engine_damage *found)
+void scrub_remember(struct scrub *scrub, const engine_damage *found, bool in_round)
 {
     pthread_mutex_lock(&scrub->lock);
-    scrub->cursor.damaged++;
+    if (in_round)
+        scrub->cursor.damaged++;
     engine_damage *entry = find_damage(scrub, found->volume, found->offset);
     if (scrub->damage == NULL)
         scrub->damage = calloc(SCRUB_DAMAGE_MAX, sizeof *scrub->damage);
@@ -23,7 +24,7 @@ void scrub_remember(struct scrub *scrub, const engine_damage *found)
         entry = &scrub->damage[scrub->damage_count++];
     if (entry != NULL)
         *entry = *found;
-    else
+    else if (in_round)
         scrub->damage_unlisted++;
     pthread_mutex_unlock(&scrub->lock);
 }

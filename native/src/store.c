@@ -56,7 +56,7 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
     pthread_mutex_t *const locks[] = {
         &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
         &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
-        &store->compactor.work, &store->compactor.lock,
+        &store->compactor.work, &store->compactor.lock, &store->verifying.work,
     };
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_init(locks[i], NULL); /* default attributes: cannot fail on Linux */
@@ -96,12 +96,13 @@ static void free_store(engine_store *store)
         volume_free(store->volumes[slot]);
     free(store->volumes);
     free(store->listing.fids);
+    free(store->verifying.places);
     reader_free_scratch(store);
     chunk_index_free(store->index);
     pthread_mutex_t *const locks[] = {
         &store->volumes_create, &store->volumes_lock,  &store->queue.lock,   &store->deletes.lock, &store->keeper.work,
         &store->keeper.lock,    &store->listing.build, &store->listing.lock, &store->scratch_lock, &store->calls_lock,
-        &store->compactor.work, &store->compactor.lock,
+        &store->compactor.work, &store->compactor.lock, &store->verifying.work,
     };
     for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++)
         (void)pthread_mutex_destroy(locks[i]);
@@ -222,6 +223,14 @@ int store_leave(engine_store *store, int status)
     return status;
 }
 
+bool store_is_closing(engine_store *store)
+{
+    pthread_mutex_lock(&store->calls_lock);
+    bool closing = store->closing;
+    pthread_mutex_unlock(&store->calls_lock);
+    return closing;
+}
+
 int engine_close(engine_store *store, engine_error *error)
 {
     (void)no_failure(error);
@@ -304,13 +313,13 @@ int engine_checkpoint(engine_store *store, engine_error *error)
     return store_leave(store, keeper_checkpoint(store, error));
 }
 
-int engine_compact(engine_store *store, double below, uint64_t bytes_s, engine_compaction *report,
+int engine_compact(engine_store *store, const engine_compaction_terms *terms, engine_compaction *report,
                    engine_error *error)
 {
     int status = store_enter_to_write(store, error);
     if (status != ENGINE_OK)
         return status;
-    return store_leave(store, compactor_call(store, below, bytes_s, report, error));
+    return store_leave(store, compactor_call(store, terms, report, error));
 }
 
 int engine_compact_cancel(engine_store *store, engine_error *error)

@@ -1,10 +1,10 @@
 /*
  * The store: what the files of this folder have in common. Internal; engine.h is the public face.
  *
- * Order of locks, outermost first: scrub.work, compactor.work, keeper.work, volumes_create, queue.lock, deletes.lock,
- * scrub.lock | index shard, volumes_lock, volume.delete_lock, volume.space_lock, volume.lock, counters.lock,
+ * Order of locks, outermost first: scrub.work or verifying.work, compactor.work, keeper.work, volumes_create, queue.lock,
+ * deletes.lock, scrub.lock | index shard, volumes_lock, volume.delete_lock, volume.space_lock, volume.lock, counters.lock,
  * compactor.lock. No index or volume lock is held during I/O; delete_lock, space_lock, volumes_create, keeper.work,
- * compactor.work and scrub.work are. Whoever holds deletes back (deletes_hold) is as if between keeper.work and
+ * compactor.work, scrub.work and verifying.work are. Whoever holds deletes back (deletes_hold) is as if between keeper.work and
  * volumes_create.
  */
 #ifndef SPEEDY_STORE_H
@@ -188,6 +188,7 @@ struct engine_store {
     struct compactor compactor;
     struct listing listing;
     struct scrub scrub;
+    struct verifying verifying;
     struct counters counters;
 
     pthread_mutex_t scratch_lock;
@@ -216,6 +217,8 @@ int store_open_on(const struct engine_io *io, const char *directory, const engin
 
 /* Around every public call, so that closing waits for it. CLOSED when it comes too late. */
 int store_enter(engine_store *store, engine_error *error);
+/* Calls that take long end early. */
+bool store_is_closing(engine_store *store);
 /* As store_enter, for calls that change something: INVALID when the store is open for reading only. */
 int store_enter_to_write(engine_store *store, engine_error *error);
 /* Returns status. Only after an OK of either. */
@@ -306,7 +309,7 @@ int compactor_start(engine_store *store, engine_error *error);
 void compactor_end(engine_store *store);
 /* Also waits for the thread. */
 void compactor_stop(engine_store *store);
-int compactor_call(engine_store *store, double below, uint64_t bytes_s, engine_compaction *report,
+int compactor_call(engine_store *store, const engine_compaction_terms *wanted, engine_compaction *report,
                    engine_error *error);
 void compactor_cancel(engine_store *store);
 /* False, at once, when the store is being closed. */

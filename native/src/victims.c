@@ -33,8 +33,23 @@ static bool damage_remains(engine_store *store, const struct volume *volume, uin
            now.offset == offset;
 }
 
-static bool is_worth_it(const struct compaction_terms *terms, uint64_t needed_bytes, uint64_t taken_bytes)
+bool compaction_is_told_to_take(const struct compaction_terms *terms, uint32_t id)
 {
+    for (size_t i = 0; i < terms->volume_count; i++)
+        if (terms->volumes[i] == id)
+            return true;
+    return false;
+}
+
+bool compaction_may_take(const struct compaction_terms *terms, uint32_t id)
+{
+    return terms->volume_count == 0 || compaction_is_told_to_take(terms, id);
+}
+
+static bool is_worth_it(const struct compaction_terms *terms, uint32_t id, uint64_t needed_bytes, uint64_t taken_bytes)
+{
+    if (terms->volume_count > 0)
+        return compaction_is_told_to_take(terms, id);
     return taken_bytes >= needed_bytes + terms->gain_bytes_min &&
            (double)needed_bytes < terms->below * (double)taken_bytes;
 }
@@ -53,11 +68,12 @@ static void judge(engine_store *store, const struct compaction_terms *terms, str
     uint64_t damaged_fid = volume->damaged_fid;
     uint64_t damaged_offset = volume->damaged_offset;
     pthread_mutex_unlock(&volume->lock);
-    if (!sealed || damage_remains(store, volume, damaged_fid, damaged_offset))
+    if (!sealed || !compaction_may_take(terms, volume->id) ||
+        damage_remains(store, volume, damaged_fid, damaged_offset))
         return;
     /* What the disk says: punched blocks are back already. Only this thread removes volumes, so the file is open. */
     (void)io->allocated(io->context, file, &candidate.taken_bytes);
-    candidate.worth_it = is_worth_it(terms, candidate.needed_bytes, candidate.taken_bytes);
+    candidate.worth_it = is_worth_it(terms, volume->id, candidate.needed_bytes, candidate.taken_bytes);
     if (candidate.worth_it || candidate.needed_bytes < store->options.volume_size_max / SMALL_SHARE)
         candidates->items[candidates->count++] = candidate;
 }
@@ -301,12 +317,13 @@ static int drop(engine_store *store, struct volume *volume, bool *dropped, engin
     return status;
 }
 
-int victims_drop_empty(engine_store *store, uint32_t slots_end, engine_compaction *report, engine_error *error)
+int victims_drop_empty(engine_store *store, const struct compaction_terms *terms, engine_compaction *report,
+                       engine_error *error)
 {
     const struct engine_io *io = store->io;
     int status = ENGINE_OK;
     uint32_t count = volumes_count(store);
-    for (uint32_t slot = 0; slot < count && slot < slots_end && status == ENGINE_OK; slot++) {
+    for (uint32_t slot = 0; slot < count && slot < terms->slots_end && status == ENGINE_OK; slot++) {
         struct volume *volume = volumes_get(store, slot);
         bool dropped = false;
         uint64_t taken = 0;
@@ -314,7 +331,7 @@ int victims_drop_empty(engine_store *store, uint32_t slots_end, engine_compactio
         bool empty = volume->state == VOLUME_SEALED && volume->chunks == 0;
         int file = volume->file;
         pthread_mutex_unlock(&volume->lock);
-        if (!empty)
+        if (!empty || !compaction_may_take(terms, volume->id))
             continue;
         (void)io->allocated(io->context, file, &taken);
         status = drop(store, volume, &dropped, error);
@@ -340,7 +357,8 @@ uint32_t compaction_close_active(engine_store *store, const struct compaction_te
         /* Without what is taken ahead of the tail: sealing gives that back as well, but more chunks are to go there. */
         uint64_t needed = round_up(VOLUME_DATA_START + volume->live_bytes, BLOCK_BYTES);
         uint64_t taken = volume->tail > volume->punched_bytes ? volume->tail - volume->punched_bytes : 0;
-        bool worth_it = volume->state == VOLUME_ACTIVE && is_worth_it(terms, needed, taken) &&
+        bool worth_it = volume->state == VOLUME_ACTIVE && volume->tail > VOLUME_DATA_START &&
+                        is_worth_it(terms, volume->id, needed, taken) &&
                         (terms->called || taken - needed >= volume->size / ACTIVE_GAIN_SHARE);
         pthread_mutex_unlock(&volume->lock);
         if (worth_it && active_close(store, volume))

@@ -41,7 +41,8 @@ void victims_set_gone(struct victims *victims);
 /* Removes their files, and waits a little for the readers to let go of them. */
 int victims_remove(struct victims *victims, engine_compaction *report, engine_error *error);
 
-/* Removes the sealed volumes in which nothing is live. */
-int victims_drop_empty(engine_store *store, uint32_t slots_end, engine_compaction *report, engine_error *error);
+/* Removes the sealed volumes in which nothing is live, those that the terms let it. */
+int victims_drop_empty(engine_store *store, const struct compaction_terms *terms, engine_compaction *report,
+                       engine_error *error);
 
 #endif

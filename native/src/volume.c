@@ -408,3 +408,11 @@ bool volume_is_writable(const struct volume *volume)
 {
     return volume->state == VOLUME_ACTIVE || volume->state == VOLUME_STANDBY;
 }
+
+bool volume_is_there(struct volume *volume)
+{
+    pthread_mutex_lock(&volume->lock);
+    bool there = volume->state != VOLUME_GONE;
+    pthread_mutex_unlock(&volume->lock);
+    return there;
+}

@@ -142,5 +142,7 @@ bool volume_punch(struct volume *volume);
 bool volume_release(struct volume *volume);
 
 bool volume_is_writable(const struct volume *volume);
+/* Takes volume.lock. False once compaction has replaced it. */
+bool volume_is_there(struct volume *volume);
 
 #endif

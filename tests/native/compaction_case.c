@@ -17,6 +17,8 @@
 #define RACED 5 /* a fid with 70000 bytes */
 #define RACED_BYTES 70000
 
+static const engine_compaction_terms EVERYTHING = {.below = 1};
+
 struct crowd {
     engine_store *store;
     atomic_bool ended;
@@ -49,7 +51,7 @@ static void *compact_always(void *argument)
     engine_compaction report;
     while (!atomic_load(&crowd->ended)) {
         CHECK(engine_checkpoint(crowd->store, &error) == ENGINE_OK);
-        CHECK(engine_compact(crowd->store, 1, 0, &report, &error) == ENGINE_OK);
+        CHECK(engine_compact(crowd->store, &EVERYTHING, &report, &error) == ENGINE_OK);
         CHECK(report.volumes_damaged == 0);
         engine_stats stats;
         CHECK(engine_stat(crowd->store, &stats, &error) == ENGINE_OK);
@@ -298,11 +300,11 @@ void test_compaction_damage(const struct test *test)
             remove_checkpoints(test->directory);
         CHECK(engine_open(test->directory, &options, &store, &error) == ENGINE_OK);
     }
-    CHECK(engine_compact(store, 1, 0, &report, &error) == ENGINE_OK);
+    CHECK(engine_compact(store, &EVERYTHING, &report, &error) == ENGINE_OK);
     CHECK(report.volumes_damaged == 1);
     CHECK(engine_info(store, 6, &chunk, &error) == ENGINE_OK && chunk.volume == volume);
     CHECK(engine_delete(store, 6, &removed, &error) == ENGINE_OK && removed == 1);
-    CHECK(engine_compact(store, 1, 0, &report, &error) == ENGINE_OK);
+    CHECK(engine_compact(store, &EVERYTHING, &report, &error) == ENGINE_OK);
     CHECK(report.volumes_damaged == 0 && report.volumes_removed >= 1);
     for (uint64_t fid = 1; fid <= LARGE_FIDS; fid++)
         CHECK(get_large(store, fid, LARGE_BYTES + (size_t)fid * 1000) == (fid == 6 ? ENGINE_NOT_FOUND : ENGINE_OK));

@@ -43,7 +43,28 @@ static uint64_t round_of(engine_store *store, uint64_t step_bytes)
     return told.damaged;
 }
 
-/* Two scrub at once and ask how it goes, others put, delete, punch and checkpoint: no report, and no race. */
+/* Every volume, in steps. */
+static uint64_t verify_all(engine_store *store, uint64_t step_bytes)
+{
+    engine_volume volumes[64];
+    engine_damage damage[2];
+    engine_error error;
+    size_t count;
+    uint64_t damaged = 0;
+    CHECK(engine_volumes(store, volumes, 64, &count, &error) == ENGINE_OK && count <= 64);
+    for (size_t i = 0; i < count; i++) {
+        engine_verification told = {.offset = 0};
+        int status = ENGINE_OK;
+        while (status == ENGINE_OK && !told.ended) {
+            status = engine_verify(store, volumes[i].id, step_bytes, &told, damage, 2, &error);
+            CHECK(status == ENGINE_OK || status == ENGINE_NOT_FOUND || status == ENGINE_NO_MEMORY);
+            damaged += told.damaged;
+        }
+    }
+    return damaged;
+}
+
+/* Two scrub at once and ask how it goes, one of them verifies too, others put, delete, punch and checkpoint: no report, and no race. */
 static void *scrub_too(void *argument)
 {
     struct beside *beside = argument;
@@ -55,6 +76,7 @@ static void *scrub_too(void *argument)
     while (!atomic_load(&beside->stop)) {
         CHECK(engine_scrub_step(beside->store, 1 << 16, 0, &told, &error) == ENGINE_OK);
         CHECK(engine_scrub_status(beside->store, &told, &error) == ENGINE_OK);
+        CHECK(verify_all(beside->store, 1 << 16) == 0);
         CHECK(engine_scrub_damage(beside->store, &damage, 1, &count, &error) == ENGINE_OK && count == 0);
         CHECK(engine_stat(beside->store, &stats, &error) == ENGINE_OK && stats.scrub_damaged == 0);
     }
@@ -102,6 +124,7 @@ void test_scrub_faults(const struct test *test)
             CHECK(engine_checkpoint(store, &error) == ENGINE_OK);
             fault_io_arm(fault, (enum fault_kind)kind, call);
             (void)round_of(store, 1 << 19);
+            (void)verify_all(store, 1 << 19);
             fired = fault_io_fired(fault);
             fault_io_disarm(fault);
             CHECK(round_of(store, 1 << 20) == 0);

@@ -10,7 +10,7 @@ import pytest
 
 from native.checksum import crc32c
 from native.engine import Engine
-from native.errors import ChunkCorrupt, ChunkNotFound, DiskFull, EngineError, StoreBusy
+from native.errors import ChunkCorrupt, ChunkNotFound, DiskFull, EngineError, StoreBusy, VolumeNotFound
 
 from .conftest import MIB, OpenStore
 
@@ -336,3 +336,46 @@ def test_it_can_be_cancelled_and_then_done(open_store: OpenStore) -> None:
 def test_a_share_that_is_none_is_refused(open_store: OpenStore, below: float) -> None:
     with pytest.raises(EngineError, match="share"):
         open_store().compact(below=below)
+
+
+def test_named_volumes_are_compacted_whatever_they_hold_and_no_other(open_store: OpenStore) -> None:
+    engine = open_store(compact_below=NEVER)
+    left = fill(engine, dict.fromkeys(range(1, 3001), 3000), lambda fid: fid > 1500 and fid % 5 != 0)
+    engine.checkpoint()
+    before = {volume.id: volume for volume in engine.volumes() if volume.state == "sealed"}
+    full = next(volume for volume in before.values() if volume.dead_bytes == 0)
+    report = engine.compact(below=0.01, volumes=[full.id])
+    assert (report.volumes_removed, report.volumes_made, report.chunks_copied) == (1, 1, full.chunks)
+    after = {volume.id for volume in engine.volumes()}
+    assert before.keys() - after == {full.id}
+    check(engine, left)
+    with pytest.raises(VolumeNotFound):
+        engine.compact(volumes=[1 << 40])
+    # One that takes chunks is closed for it.
+    put(engine, 5000, payload_of(5000, 3000))
+    left[5000] = payload_of(5000, 3000)
+    active = engine.info(5000).volume
+    assert engine.compact(volumes=[active]).volumes_removed == 1
+    assert engine.info(5000).volume != active
+    check(engine, left)
+
+
+def test_what_a_compaction_gives_back_is_counted_while_it_goes_on(open_store: OpenStore) -> None:
+    engine = open_store(compact_below=NEVER)
+    fill(engine, dict.fromkeys(range(1, 6001), 3000), lambda fid: fid % 2 != 0)
+    done = threading.Event()
+    reports = []
+
+    def compact() -> None:
+        reports.append(engine.compact(1.0, bytes_s=2 * MIB))
+        done.set()
+
+    thread = threading.Thread(target=compact)
+    thread.start()
+    seen = 0
+    while not done.wait(0.01):
+        seen = seen or engine.stat().given_back_bytes
+        if seen:
+            engine.cancel_compaction()
+    thread.join(WAIT_S)
+    assert 0 < seen <= reports[0].bytes_given_back == engine.stat().given_back_bytes

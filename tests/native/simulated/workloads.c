@@ -255,6 +255,8 @@ static void step_reopen(struct run *run, uint64_t count)
     }
 }
 
+static const engine_compaction_terms EVERYTHING = {.below = 1};
+
 /* All volumes into new ones. */
 static void step_compact(struct run *run, uint64_t count)
 {
@@ -265,7 +267,7 @@ static void step_compact(struct run *run, uint64_t count)
         for (uint32_t slot = 0; slot < volumes_count(run->store); slot++)
             (void)active_close(run->store, volumes_get(run->store, slot));
         settle(run);
-        (void)engine_compact(run->store, 1, 0, &report, &error);
+        (void)engine_compact(run->store, &EVERYTHING, &report, &error);
         settle(run);
     }
 }
@@ -315,7 +317,7 @@ static void *compact_always(void *argument)
     engine_compaction report;
     engine_error error;
     while (!atomic_load(&compacting->ended))
-        (void)engine_compact(compacting->store, 1, 0, &report, &error);
+        (void)engine_compact(compacting->store, &EVERYTHING, &report, &error);
     return NULL;
 }
 
