@@ -182,12 +182,24 @@ static void go_on(const struct promises *promises, engine_store *store, struct s
     }
 }
 
+/* False when a full disk refused the record of a volume that has its file: the next opening writes it. */
+static bool has_recorded_all(engine_store *store, struct sim_disk *disk)
+{
+    struct names_wanted wanted = {.suffix = ".dat", .count = 0};
+    engine_stats stats;
+    engine_error error;
+    sim_disk_list(disk, want, &wanted);
+    CHECK(engine_stat(store, &stats, &error) == ENGINE_OK);
+    return stats.volumes_failed == 0 && stats.volumes == wanted.count;
+}
+
 bool promises_check(const struct promises *promises, struct sim_disk *disk, uint64_t later_position)
 {
     engine_store *store = open_store(promises, disk);
     (void)compare(promises, store, later_position);
     go_on(promises, store, disk);
-    return close_store(store);
+    bool recorded = has_recorded_all(store, disk);
+    return close_store(store) && recorded;
 }
 
 void promises_check_deeply(const struct promises *promises, struct sim_disk *disk, bool complete, uint64_t variant)
