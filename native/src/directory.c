@@ -151,10 +151,9 @@ static int finish_prepared(struct directory_listing *listing, engine_error *erro
             note_removal(listing, io->unlink(io->context, store->directory, temporary));
             continue;
         }
-        if (store->options.read_only)
-            return failure(error, ENGINE_FAILED, 0, "a compaction has to be finished first: open it for writing");
-        if (io->rename(io->context, store->directory, temporary, name) != 0 ||
-            io->fsync(io->context, store->directory) != 0)
+        /* Where nothing may be changed it is read under the name that it has. */
+        if (!store->options.read_only && (io->rename(io->context, store->directory, temporary, name) != 0 ||
+                                          io->fsync(io->context, store->directory) != 0))
             return failure(error, ENGINE_FAILED, errno, "cannot name %s", name);
         if (!id_list_add(&listing->volumes, id))
             return failure(error, ENGINE_NO_MEMORY, 0, "no memory to list the directory");

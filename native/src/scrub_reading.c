@@ -37,7 +37,6 @@ static void forget_window(struct scrub_reading *reading)
 
 bool scrub_reading_open(struct scrub_reading *reading, struct volume *volume)
 {
-    char name[VOLUME_NAME_BYTES];
     if (reading->volume == volume)
         return true;
     if (reading->bytes == NULL)
@@ -46,14 +45,13 @@ bool scrub_reading_open(struct scrub_reading *reading, struct volume *volume)
         return false;
     close_files(reading);
     forget_window(reading);
-    volume_name(name, volume->id, ".dat");
     reading->volume = volume;
-    reading->file = io_open(volume->io, volume->directory, name, O_RDONLY);
+    reading->file = volume_open_file(volume, O_RDONLY);
     pthread_mutex_lock(&volume->lock);
     bool writable = volume_is_writable(volume);
     pthread_mutex_unlock(&volume->lock);
     if (!writable)
-        reading->direct = io_open(volume->io, volume->directory, name, O_RDONLY | O_DIRECT);
+        reading->direct = volume_open_file(volume, O_RDONLY | O_DIRECT);
     return true;
 }
 

@@ -262,6 +262,17 @@ static int read_superblock(struct volume *volume, const struct identity *owner, 
     return ENGINE_OK;
 }
 
+int volume_open_file(const struct volume *volume, int flags)
+{
+    char name[VOLUME_NAME_BYTES];
+    volume_name(name, volume->id, ".dat");
+    int file = io_open(volume->io, volume->directory, name, flags);
+    if (file >= 0 || errno != ENOENT)
+        return file;
+    volume_name(name, volume->id, ".dat.tmp");
+    return io_open(volume->io, volume->directory, name, flags);
+}
+
 int volume_open(struct volume *volume, const struct identity *owner, bool *short_file, engine_error *error)
 {
     const struct engine_io *io = volume->io;
@@ -269,7 +280,7 @@ int volume_open(struct volume *volume, const struct identity *owner, bool *short
     uint64_t file_size = 0;
     volume_name(name, volume->id, ".dat");
     *short_file = false;
-    volume->file = io_open(io, volume->directory, name, O_RDWR);
+    volume->file = volume_open_file(volume, O_RDWR);
     if (volume->file < 0)
         return failure(error, ENGINE_CORRUPT, errno, "cannot open %s", name);
     int status = read_superblock(volume, owner, name, error);

@@ -112,6 +112,9 @@ int volume_withdraw(struct volume *volume);
 /* Both in one. On failure nothing remains. */
 int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
                   engine_error *error);
+/* A further descriptor of the volume's file, or -1 and errno. A volume that a compaction has made counts before its file
+ * has its own name, and keeps the temporary one if it could not get it or the store may not be changed. */
+int volume_open_file(const struct volume *volume, int flags);
 /* Opens the file and reads its superblock. CORRUPT when neither copy is valid or it is of another disk; MISMATCH when it
  * is of a newer format. *short_file: the file ends before the volume does. */
 int volume_open(struct volume *volume, const struct identity *owner, bool *short_file, engine_error *error);
