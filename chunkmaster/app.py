@@ -9,11 +9,8 @@ POST /v1/heartbeats              Heartbeat -> GroupTable; 204 when its known_ver
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from flask import Flask, Response, jsonify, request
 from prometheus_client import Metric
@@ -21,16 +18,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from chunkmaster.interface import ChunkMaster, GroupTable, Heartbeat
+from wire.arguments import body_as, number, query_number
 from wire.auth import ClusterKey
-from wire.body import RequestBody
-from wire.errors import BadRequest, SpeedyError
+from wire.errors import SpeedyError
 from wire.service import create_service, metrics_of
-from wire.values import from_json, to_json
-
-T = TypeVar("T")
+from wire.values import to_json
 
 BODY_BYTES_MAX = 256 * 1024
-_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,43 +44,28 @@ def create_app(master: ChunkMaster, *, key: ClusterKey | None, ready: Callable[[
 
     @app.post("/v1/groups")
     def add_group() -> Response:
-        return jsonify(to_json(master.add_group(_body(NewGroup).members)))
+        return jsonify(to_json(master.add_group(body_as(NewGroup, BODY_BYTES_MAX).members)))
 
     @app.get("/v1/groups")
     def group_table() -> Response:
-        known = request.args.get("known_version")
-        return _table(master.group_table(None if known is None else _number("known_version", known)))
+        known = query_number("known_version") if "known_version" in request.args else None
+        return _table(master.group_table(known))
 
     @app.post("/v1/fid-ranges")
     def reserve_fids() -> Response:
-        wanted = _body(Reservation)
+        wanted = body_as(Reservation, BODY_BYTES_MAX)
         return jsonify(to_json(master.reserve_fids(wanted.owner, wanted.count)))
 
     @app.post("/v1/fid-ranges/<range_id>/close")
     def close_fid_range(range_id: str) -> Response:
-        master.close_fid_range(_number("range_id", range_id))
+        master.close_fid_range(number("range_id", range_id))
         return Response(status=204)
 
     @app.post("/v1/heartbeats")
     def heartbeat() -> Response:
-        return _table(master.heartbeat(_body(Heartbeat)))
+        return _table(master.heartbeat(body_as(Heartbeat, BODY_BYTES_MAX)))
 
     return app
-
-
-def _body(kind: type[T]) -> T:
-    raw = RequestBody(request.environ).read_all(BODY_BYTES_MAX)
-    try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError) as exc:
-        raise BadRequest(f"the body is not JSON: {exc}") from exc
-    return from_json(kind, data)
-
-
-def _number(name: str, text: str) -> int:
-    if not _NUMBER.fullmatch(text):
-        raise BadRequest(f"{name}: a number is wanted, got {text[:40]!r}")
-    return int(text)
 
 
 def _table(table: GroupTable | None) -> Response:

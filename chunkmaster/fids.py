@@ -46,7 +46,9 @@ def reserve(engine: Engine, owner: str, count: int, above_fid: int) -> FidRange:
 
 
 def close(engine: Engine, range_id: int) -> None:
-    """Mark a range closed; the time of the first closing stays."""
+    """Mark a range closed; the time of the first closing stays. Raises NotFound for an unknown one."""
+    if not 0 < range_id <= FID_MAX:  # no column could hold it
+        raise NotFound(f"no fid range {range_id}")
 
     def write(connection: Connection) -> None:
         row = connection.execute(

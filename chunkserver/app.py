@@ -21,7 +21,6 @@ that asks for it has a wrong picture of the chunk. Several ranges in one request
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,8 +33,9 @@ from chunkserver.checks import check_payload
 from chunkserver.interface import ChunkInfo, ChunkServer
 from chunkserver.metrics import StoreCollector
 from chunkserver.payloads import PayloadMemory
-from chunkserver.upkeep_routes import add_upkeep_routes, number
+from chunkserver.upkeep_routes import add_upkeep_routes
 from native.checksum import crc32c
+from wire.arguments import announced_crc32c, number, query_number
 from wire.auth import ClusterKey
 from wire.body import RequestBody
 from wire.errors import BadRequest, NotFound, RangeNotSatisfiable
@@ -43,8 +43,6 @@ from wire.http import CRC_HEADER
 from wire.response import StreamResponse
 from wire.service import create_service, metrics_of
 from wire.values import to_json
-
-_CRC = re.compile(r"[0-9a-fA-F]{8}")
 
 
 class TableSource(Protocol):
@@ -78,7 +76,7 @@ def create_app(
     def put_chunk(fid: str) -> Response:
         wanted = number("fid", fid)
         length = _announced_length()
-        crc = _announced_crc()
+        crc = announced_crc32c()
         check_payload(wanted, length, crc)  # before a byte is read
         payload = incoming.lend(length)
         try:
@@ -118,8 +116,7 @@ def create_app(
 
     @app.get("/v1/chunks")
     def list_chunks() -> Response:
-        after = number("after", request.args.get("after", "0"))
-        limit = number("limit", request.args.get("limit", "1000"))
+        after, limit = query_number("after", 0), query_number("limit", 1000)
         return jsonify(chunks=to_json(store.list_chunks(after, limit)))
 
     @app.get("/v1/stat")
@@ -143,13 +140,6 @@ def _announced_length() -> int:
     if length is None or request.headers.get("Transfer-Encoding") is not None:
         raise BadRequest("a chunk comes with its Content-Length: memory is given out before it is read")
     return number("Content-Length", length)
-
-
-def _announced_crc() -> int:
-    text = request.headers.get(CRC_HEADER)
-    if text is None or not _CRC.fullmatch(text):
-        raise BadRequest(f"a chunk comes with {CRC_HEADER}: its CRC-32C as 8 hex digits")
-    return int(text, 16)
 
 
 def _headers(crc: int) -> dict[str, str]:

@@ -24,6 +24,7 @@ from imageserver.counters import Counters
 from imageserver.interface import ChunkRef, ImageStore
 from imageserver.protocol import DELETE_MAX
 from native.checksum import crc32c as crc32c_of
+from wire.arguments import announced_crc32c, body_as, query_number
 from wire.auth import ClusterKey
 from wire.body import RequestBody
 from wire.buffers import BufferPool
@@ -31,11 +32,19 @@ from wire.errors import BadRequest, PayloadTooLarge, RangeNotSatisfiable
 from wire.http import CRC_HEADER
 from wire.response import StreamResponse
 from wire.service import create_service, metrics_of
-from wire.values import from_json, to_json
+from wire.values import to_json
+
+#: DELETE_MAX references take a tenth of it
+BODY_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
+class ChunkRefs:
+    refs: tuple[ChunkRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkBuffers:
     """Memory for payloads: `usual` for chunks of the usual size, `large` for those up to CHUNK_BYTES_MAX. `wait_s`:
     for a buffer. `idle_s`: the longest silence of a sender."""
 
@@ -48,14 +57,14 @@ class Transfer:
         return self.usual if length <= self.usual.buffer_bytes else self.large
 
 
-def transfer_of(buffer_bytes: int, count_max: int, *, large_max: int = 2) -> Transfer:
+def chunk_buffers(buffer_bytes: int, count_max: int, *, large_max: int = 2) -> ChunkBuffers:
     """Pools for `count_max` chunks of up to `buffer_bytes` and `large_max` larger ones; memory is taken when it is
     used."""
-    return Transfer(BufferPool(buffer_bytes, count_max), BufferPool(CHUNK_BYTES_MAX, large_max))
+    return ChunkBuffers(BufferPool(buffer_bytes, count_max), BufferPool(CHUNK_BYTES_MAX, large_max))
 
 
 def create_app(
-    store: ImageStore, *, key: ClusterKey | None, transfer: Transfer, counters: Counters | None = None
+    store: ImageStore, *, key: ClusterKey | None, buffers: ChunkBuffers, counters: Counters | None = None
 ) -> Flask:
     app = create_service("imageserver", key=key, ready=store.check)
     if counters is not None:
@@ -63,14 +72,14 @@ def create_app(
 
     @app.put("/v1/chunks")
     def put_chunk() -> Response:
-        crc32c = _crc32c_of_header()
-        body = RequestBody(request.environ, idle_timeout_s=transfer.idle_s)
+        crc32c = announced_crc32c()
+        body = RequestBody(request.environ, idle_timeout_s=buffers.idle_s)
         if body.length is None:
             raise BadRequest("a chunk needs a Content-Length")
         if body.length > CHUNK_BYTES_MAX:
             raise PayloadTooLarge(f"a chunk of {body.length} bytes, at most {CHUNK_BYTES_MAX}", limit=CHUNK_BYTES_MAX)
-        pool = transfer.pool_for(body.length)
-        buffer = pool.acquire(transfer.wait_s)
+        pool = buffers.pool_for(body.length)
+        buffer = pool.acquire(buffers.wait_s)
         try:
             payload = buffer[: body.length]
             body.read_exact_into(payload)
@@ -83,12 +92,12 @@ def create_app(
 
     @app.get("/v1/chunks/<int:group_id>/<int:fid>")
     def read_chunk(group_id: int, fid: int) -> StreamResponse:
-        ref = ChunkRef(fid, group_id, _number("length"), _number("crc32c"))
+        ref = ChunkRef(fid, group_id, query_number("length"), query_number("crc32c"))
         if ref.length > CHUNK_BYTES_MAX:
             raise BadRequest(f"no chunk has {ref.length} bytes")
         start, stop = _range_of(ref.length)
-        pool = transfer.pool_for(stop - start)
-        buffer = pool.acquire(transfer.wait_s)
+        pool = buffers.pool_for(stop - start)
+        buffer = pool.acquire(buffers.wait_s)
         try:
             view = buffer[: stop - start]
             store.read_chunk_into(ref, start, view)
@@ -105,8 +114,7 @@ def create_app(
 
     @app.post("/v1/chunks/delete")
     def delete_chunks() -> Response:
-        asked = request.get_json(silent=True)
-        refs = from_json(list[ChunkRef], asked.get("refs") if isinstance(asked, dict) else None)
+        refs = body_as(ChunkRefs, BODY_BYTES_MAX).refs
         if len(refs) > DELETE_MAX:
             raise BadRequest(f"{len(refs)} chunks at once, at most {DELETE_MAX}")
         return jsonify(left=to_json(store.delete_chunks(refs)))
@@ -117,23 +125,6 @@ def create_app(
         return Response(status=204)
 
     return app
-
-
-def _crc32c_of_header() -> int:
-    value = request.headers.get(CRC_HEADER, "")
-    try:
-        if len(value) != 8:
-            raise ValueError
-        return int(value, 16)
-    except ValueError:
-        raise BadRequest(f"{CRC_HEADER} must be 8 hexadecimal digits, not {value[:20]!r}") from None
-
-
-def _number(name: str) -> int:
-    value = request.args.get(name, "")
-    if not (value.isascii() and value.isdigit() and len(value) <= 20):
-        raise BadRequest(f"{name} must be a whole number, not {value[:30]!r}")
-    return int(value)
 
 
 def _range_of(length: int) -> tuple[int, int]:

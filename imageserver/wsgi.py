@@ -10,7 +10,7 @@ from chunkmaster.client import HttpChunkMaster
 from chunkmaster.interface import GroupTable, Member
 from chunkserver.client import HttpChunkStore
 from chunkserver.interface import ChunkStore
-from imageserver.app import create_app, transfer_of
+from imageserver.app import chunk_buffers, create_app
 from imageserver.core import ImageLimits, LocalImageStore
 from imageserver.fids import FidLimits
 from imageserver.replica import ReplicaStore
@@ -70,10 +70,10 @@ def build(settings: Settings) -> RoomApp:
         state_dir=own.state_dir,
         ask_member=ask_member,
     )
-    transfer = transfer_of(settings.registry.chunk_bytes, own.buffer_count)
-    app = create_app(store, key=key, transfer=transfer, counters=store.counters)
+    buffers = chunk_buffers(settings.registry.chunk_bytes, own.buffer_count)
+    app = create_app(store, key=key, buffers=buffers, counters=store.counters)
     store.start()
-    trim = IdleTrim(transfer.usual, transfer.large)
+    trim = IdleTrim(buffers.usual, buffers.large)
     trim.start()
 
     def close() -> None:

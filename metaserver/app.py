@@ -20,26 +20,23 @@ POST /v1/files/give-up             204
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from typing import Any, TypeVar
 
 from flask import Flask, Response, jsonify, request
 
 from metaserver import messages as msg
 from metaserver.interface import Catalogue, FileStore, MetaStore
+from wire.arguments import body_as, query_number, query_text
 from wire.auth import ClusterKey
-from wire.body import RequestBody
 from wire.errors import BadRequest
 from wire.service import create_service
-from wire.values import from_json, to_json
+from wire.values import to_json
 
 T = TypeVar("T")
 
 #: a manifest's annotations may take most of this; 10,000 fragments take less than 1 MiB
 BODY_BYTES_MAX = 32 << 20
-_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 def create_app(store: MetaStore, *, key: ClusterKey | None) -> Flask:
@@ -91,15 +88,17 @@ def _add_files(app: Flask, store: FileStore) -> None:
 
     @app.get("/v1/files")
     def list_files() -> Response:
-        return jsonify(files=to_json(store.list_files(_text("prefix"), _text("after"), _number("limit"))))
+        return jsonify(
+            files=to_json(store.list_files(query_text("prefix"), query_text("after"), query_number("limit")))
+        )
 
     @app.get("/v1/files/stat")
     def stat() -> Response:
-        return _value(store.stat(_text("path")))
+        return _value(store.stat(query_text("path")))
 
     @app.get("/v1/files/fragments")
     def fragments() -> Response:
-        return jsonify(fragments=msg.to_rows(store.fragments(_number("file_id"))))
+        return jsonify(fragments=msg.to_rows(store.fragments(query_number("file_id"))))
 
     @app.post("/v1/files/give-up")
     def give_up_fragments() -> Response:
@@ -108,7 +107,7 @@ def _add_files(app: Flask, store: FileStore) -> None:
 
     @app.get("/v1/dead-fragments")
     def dead_fragments() -> Response:
-        found = store.dead_fragments(_seconds("min_age_s"), _number("limit"))
+        found = store.dead_fragments(_seconds("min_age_s"), query_number("limit"))
         return jsonify(fragments=msg.to_rows(found))
 
     @app.post("/v1/dead-fragments/forget")
@@ -125,7 +124,7 @@ def _add_uploads(app: Flask, store: Catalogue) -> None:
 
     @app.get("/v1/uploads")
     def upload() -> Response:
-        return _value(store.upload(_text("repository"), _text("upload_id")))
+        return _value(store.upload(query_text("repository"), query_text("upload_id")))
 
     @app.post("/v1/uploads/advance")
     def advance_upload() -> Response:
@@ -172,7 +171,7 @@ def _add_blobs(app: Flask, store: Catalogue) -> None:
 
     @app.get("/v1/blobs")
     def blob() -> Response:
-        return _value(store.blob(_text("repository"), _text("digest")))
+        return _value(store.blob(query_text("repository"), query_text("digest")))
 
     @app.post("/v1/blobs/mount")
     def mount_blob() -> Response:
@@ -201,7 +200,7 @@ def _add_manifests(app: Flask, store: Catalogue) -> None:
 
     @app.get("/v1/manifests")
     def manifest() -> Response:
-        return _value(msg.ManifestAnswer.of(store.manifest(_text("repository"), _text("reference"))))
+        return _value(msg.ManifestAnswer.of(store.manifest(query_text("repository"), query_text("reference"))))
 
     @app.post("/v1/manifests/delete")
     def delete_manifest() -> Response:
@@ -217,18 +216,20 @@ def _add_manifests(app: Flask, store: Catalogue) -> None:
 
     @app.get("/v1/referrers")
     def referrers() -> Response:
-        page = store.referrers(_text("repository"), _text("subject"), request.args.get("artifact_type"), _text("after"))
+        page = store.referrers(
+            query_text("repository"), query_text("subject"), request.args.get("artifact_type"), query_text("after")
+        )
         return _value(msg.ManifestPageAnswer.of(page))
 
 
 def _add_listings(app: Flask, store: Catalogue) -> None:
     @app.get("/v1/tags")
     def tags() -> Response:
-        return _value(store.tags(_text("repository"), _text("after"), _number("limit")))
+        return _value(store.tags(query_text("repository"), query_text("after"), query_number("limit")))
 
     @app.get("/v1/repositories")
     def repositories() -> Response:
-        return _value(store.repositories(_text("after"), _number("limit")))
+        return _value(store.repositories(query_text("after"), query_number("limit")))
 
 
 def _value(value: Any) -> Response:
@@ -240,30 +241,11 @@ def _done() -> Response:
 
 
 def _body(kind: type[T]) -> T:
-    raw = RequestBody(request.environ).read_all(BODY_BYTES_MAX)
-    try:
-        data = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
-    return from_json(kind, data)
-
-
-def _text(name: str) -> str:
-    value = request.args.get(name)
-    if value is None:
-        raise BadRequest(f"the query lacks {name}")
-    return value
-
-
-def _number(name: str) -> int:
-    value = _text(name)
-    if not _NUMBER.fullmatch(value):
-        raise BadRequest(f"{name}: a whole number is wanted, got {value[:40]!r}")
-    return int(value)
+    return body_as(kind, BODY_BYTES_MAX)
 
 
 def _seconds(name: str) -> float:
-    value = _text(name)
+    value = query_text(name)
     try:
         seconds = float(value)
     except ValueError as error:

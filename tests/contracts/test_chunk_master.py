@@ -360,8 +360,9 @@ def test_a_range_can_be_closed_again_and_again(master: ChunkMaster) -> None:
 
 def test_an_unknown_range_cannot_be_closed(master: ChunkMaster) -> None:
     unknown = master.reserve_fids("front-1", 1).range_id + 1000
-    with pytest.raises(NotFound):
-        master.close_fid_range(unknown)
+    for range_id in (unknown, 0, 2**63, 2**64):
+        with pytest.raises(NotFound):
+            master.close_fid_range(range_id)
 
 
 def test_groups_added_at_once_are_different_groups(master: ChunkMaster, servers: Servers) -> None:

@@ -39,7 +39,7 @@ APPS: dict[str, Flask] = {
     "chunkserver": chunkserver.app.create_app(
         _ABSENT, key=None, ready=lambda: None, tables=_ABSENT, incoming=_ABSENT, outgoing=_ABSENT
     ),
-    "imageserver": imageserver.app.create_app(cast(Any, types.SimpleNamespace(check=None)), key=None, transfer=_ABSENT),
+    "imageserver": imageserver.app.create_app(cast(Any, types.SimpleNamespace(check=None)), key=None, buffers=_ABSENT),
     "metaserver": metaserver.app.create_app(cast(Any, types.SimpleNamespace(check=None)), key=None),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from imageserver.app import Transfer, create_app, transfer_of
+from imageserver.app import ChunkBuffers, chunk_buffers, create_app
 from imageserver.client import ClientLimits, HttpImageStore
 from imageserver.core import LocalImageStore
 from tests.imageserver.waiting import wait_until
@@ -26,10 +26,10 @@ class _Handler(WSGIRequestHandler):
 
 
 @contextmanager
-def listening(store: LocalImageStore, transfer: Transfer | None = None) -> Iterator[str]:
+def listening(store: LocalImageStore, buffers: ChunkBuffers | None = None) -> Iterator[str]:
     """Serve `store`; gives the base URL."""
-    transfer = transfer or transfer_of(256 * 1024, 16)
-    app = create_app(store, key=KEY, transfer=transfer, counters=store.counters)
+    buffers = buffers or chunk_buffers(256 * 1024, 16)
+    app = create_app(store, key=KEY, buffers=buffers, counters=store.counters)
     server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Handler)
     server.daemon_threads = True  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -41,7 +41,7 @@ def listening(store: LocalImageStore, transfer: Transfer | None = None) -> Itera
         thread.join(10)
         server.server_close()
     # A client may have the whole answer before the server's thread has given its buffer back.
-    wait_until(lambda: transfer.usual.in_use == transfer.large.in_use == 0)
+    wait_until(lambda: buffers.usual.in_use == buffers.large.in_use == 0)
 
 
 @contextmanager

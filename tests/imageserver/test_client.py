@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from werkzeug.test import Client
 
-from imageserver.app import create_app, transfer_of
+from imageserver.app import chunk_buffers, create_app
 from imageserver.client import ClientLimits, HttpImageStore
 from native.checksum import crc32c
 from registry_driver.chunked import DriverLimits
@@ -107,18 +107,18 @@ def test_image_servers_take_turns() -> None:
 
 def test_a_full_pool_answers_overloaded_with_a_bound_on_the_wait() -> None:
     store = memory_cluster().image_store()
-    transfer = transfer_of(4096, 1)
-    with listening(store, transfer) as url:
-        held = transfer.usual.acquire(0.0)
-        client = Client(create_app(store, key=None, transfer=transfer))
-        object.__setattr__(transfer, "wait_s", 0.05)
+    buffers = chunk_buffers(4096, 1)
+    with listening(store, buffers) as url:
+        held = buffers.usual.acquire(0.0)
+        client = Client(create_app(store, key=None, buffers=buffers))
+        object.__setattr__(buffers, "wait_s", 0.05)
         answer = client.put("/v1/chunks", data=b"x", headers={"Speedy-Crc32c": f"{crc32c(b'x'):08x}"})
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "1"
         images = HttpImageStore([url], KEY)
         with pytest.raises(Overloaded):
             images.put_chunk(b"x", crc32c(b"x"))
-        transfer.usual.release(held)
+        buffers.usual.release(held)
         images.put_chunk(b"x", crc32c(b"x"))
         images.close()
 
@@ -236,13 +236,13 @@ def test_bad_requests_get_their_status_and_hold_no_memory(
     method: str, path: str, headers: dict[str, str], data: bytes, status: int
 ) -> None:
     cluster = memory_cluster()
-    transfer = transfer_of(4096, 2)
-    client = Client(create_app(cluster.image_store(), key=None, transfer=transfer))
+    buffers = chunk_buffers(4096, 2)
+    client = Client(create_app(cluster.image_store(), key=None, buffers=buffers))
     overrides = {"CONTENT_LENGTH": headers["Content-Length"]} if "Content-Length" in headers else {}
     answer = client.open(path, method=method, headers=headers, data=data, environ_overrides=overrides)
     assert answer.status_code == status, answer.get_data()
     assert "error" in answer.get_json()
-    assert transfer.usual.in_use == transfer.large.in_use == 0
+    assert buffers.usual.in_use == buffers.large.in_use == 0
     assert cluster.all_fids() == set()
 
 
@@ -257,7 +257,7 @@ def test_the_client_refuses_a_range_beyond_the_chunk_without_asking() -> None:
 def test_counters_are_shown_as_metrics() -> None:
     store = memory_cluster().image_store()
     store.put_chunk(PAYLOAD, crc32c(PAYLOAD))
-    client = Client(create_app(store, key=KEY, transfer=transfer_of(4096, 2), counters=store.counters))
+    client = Client(create_app(store, key=KEY, buffers=chunk_buffers(4096, 2), counters=store.counters))
     shown = client.get("/metrics").get_data(as_text=True)
     assert "speedy_image_chunks_written_total 1.0" in shown
     assert "speedy_image_bad_copies_total 0.0" in shown
