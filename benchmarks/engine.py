@@ -194,6 +194,7 @@ def alternatives(parent: Path, size: int, label: str, count: int) -> Measured:
     crc = crc32c(payload)
     order = [1 + random.Random(n).randrange(count) for n in range(count)]
     buffer = memoryview(bytearray(size))
+    touch_memory(parent, size * count)
     with opened(parent) as engine:
         begin_s = time.monotonic()
         for fid in range(1, count + 1):
@@ -205,6 +206,7 @@ def alternatives(parent: Path, size: int, label: str, count: int) -> Measured:
         yield f"one writer, {label}: the engine, put per s", count / put_s
         yield f"one writer, {label}: the engine, read per s", count / (time.monotonic() - begin_s)
     for alternative in ALTERNATIVES:
+        touch_memory(parent, size * count)
         with directory_below(parent) as directory:
             store = alternative(directory)
             begin_s = time.monotonic()

@@ -35,9 +35,9 @@
  * tests/native/oracle.py is such a reader.
  *
  * THREADS. Every function may be called from any thread at any time, except engine_free, which must be the last call.
- * To a store belong its appenders (the only writers of volumes that take chunks, options.appenders threads), the keeper
- * (checkpoints, punching, sealing, preparing the next volume) and the compactor (moving live chunks out of volumes that
- * are mostly dead).
+ * To a store belong its appenders (the only writers of volumes that take chunks: options.appenders threads, in whose place
+ * a caller works when nothing else is being written), the keeper (checkpoints, punching, sealing, preparing the next
+ * volume) and the compactor (moving live chunks out of volumes that are mostly dead).
  *
  * STATUS. Functions return an engine_status and describe failures in *error (never NULL, owned by the caller).
  */
@@ -283,8 +283,8 @@ int engine_put(engine_store *store, uint64_t fid, const void *payload, size_t le
  * (as many, the caller's) tell about each; the answer is the first status that is not OK. Not atomic: others are stored. */
 int engine_put_many(engine_store *store, engine_item *items, size_t count, engine_error *errors);
 
-/* Fills buffer with payload[offset, offset + length), verified. On failure the buffer's content is undefined.
- * NOT_FOUND, RANGE, CORRUPT. */
+/* Fills buffer with payload[offset, offset + length), verified: a whole chunk by the index's CRC, a part by its header and
+ * the blocks that it touches. On failure the buffer's content is undefined. NOT_FOUND, RANGE, CORRUPT. */
 int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error);
 
 /* Describes a chunk, from memory. NOT_FOUND. */

@@ -1,5 +1,5 @@
 /*
- * The appenders: the only writers of volumes, a thread each.
+ * The appenders: the only writers of volumes, a thread each, in whose place a caller may work for one batch.
  *
  * An appender takes a batch off the queue, claims a volume, writes with one pwritev from the callers' memory, syncs once,
  * publishes in the index and wakes the callers. While it syncs, the next batch gathers.
@@ -19,26 +19,24 @@
 
 static const uint8_t padding[NEEDLE_ALIGNMENT] = {0};
 
-static bool is_written_by_its_thread(const struct put *put)
+/* Lays the needles from batch up to end out behind each other from start; true when writing them together pays. */
+static bool lay_out(const struct volume *volume, struct put *batch, const struct put *end, uint64_t start,
+                    uint64_t seq, uint64_t synced_seq)
 {
-    return put->length >= OWN_WRITE_BYTES_MIN && !put->in_group;
-}
-
-/* Lays the needles from batch up to end out behind each other from start; returns how many are large. */
-static unsigned lay_out(const struct volume *volume, struct put *batch, const struct put *end, uint64_t start,
-                        uint64_t seq, uint64_t synced_seq)
-{
-    unsigned large = 0;
+    unsigned handed = 0;
+    uint64_t rest_bytes = 0;
     uint64_t at = start;
     for (struct put *put = batch; put != end; put = put->next) {
         needle_place(put->header, volume->uuid, at, seq++, synced_seq);
         put->file = volume->file;
         put->at = at;
         at += put->footprint;
-        if (is_written_by_its_thread(put))
-            large++;
+        if (put->own_write)
+            handed++;
+        else
+            rest_bytes += put->footprint;
     }
-    return large;
+    return handed > 1 || (handed == 1 && rest_bytes >= OWN_WRITE_BYTES_MIN);
 }
 
 /* The parts of one needle; returns their number. */
@@ -91,7 +89,7 @@ static int write_together(struct appender *appender, struct put *batch, const st
     pthread_mutex_lock(lock);
     appender->handed_errno = 0;
     for (struct put *put = batch; put != end; put = put->next)
-        if (is_written_by_its_thread(put)) {
+        if (put->own_write) {
             put->state = PUT_HANDED;
             put->appender = appender;
             appender->handed++;
@@ -101,7 +99,7 @@ static int write_together(struct appender *appender, struct put *batch, const st
     const struct put *first = batch;
     while (first != end) {
         const struct put *large = first;
-        while (large != end && !is_written_by_its_thread(large))
+        while (large != end && !large->own_write)
             large = large->next;
         if (failed == 0 && write_run(appender->store->io, first, large) != 0)
             failed = errno;
@@ -176,8 +174,8 @@ static int write_to(struct appender *appender, struct volume *volume, struct put
     uint64_t seq = volume->next_seq;
     uint64_t synced_seq = volume->synced_seq;
     pthread_mutex_unlock(&volume->lock);
-    unsigned large = lay_out(volume, batch, end, start, seq, synced_seq);
-    if ((large > 1 ? write_together(appender, batch, end) : write_run(io, batch, end)) != 0) {
+    bool together = lay_out(volume, batch, end, start, seq, synced_seq);
+    if ((together ? write_together(appender, batch, end) : write_run(io, batch, end)) != 0) {
         status = failure_os(error, errno, "volume %u: write failed", (unsigned)volume->id);
         /* Fail-stop also without space: behind the tail now stand bytes that no later batch may overwrite halfway. */
         volumes_fail(store, volume);
@@ -229,24 +227,27 @@ static void write_one_by_one(struct appender *appender, struct put *batch)
     }
 }
 
+void appender_write(struct appender *appender, struct put *batch)
+{
+    engine_store *store = appender->store;
+    engine_error reason;
+    (void)no_failure(&reason);
+    int status = write_batch(appender, batch, NULL, &reason);
+    bool each = status == ENGINE_DISK_FULL && batch->next != NULL;
+    if (each)
+        write_one_by_one(appender, batch);
+    queue_complete(appender, batch, status, each, &reason);
+    if (active_needs_care(store))
+        keeper_wake(store);
+}
+
 static void *run(void *argument)
 {
     struct appender *appender = argument;
-    engine_store *store = appender->store;
-    for (;;) {
-        struct put *batch = queue_take(appender);
-        if (batch == NULL)
-            return NULL;
-        engine_error reason;
-        (void)no_failure(&reason);
-        int status = write_batch(appender, batch, NULL, &reason);
-        bool each = status == ENGINE_DISK_FULL && batch->next != NULL;
-        if (each)
-            write_one_by_one(appender, batch);
-        queue_complete(appender, batch, status, each, &reason);
-        if (active_needs_care(store))
-            keeper_wake(store);
-    }
+    struct put *batch;
+    while ((batch = queue_take(appender)) != NULL)
+        appender_write(appender, batch);
+    return NULL;
 }
 
 int appender_start(engine_store *store, engine_error *error)

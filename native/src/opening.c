@@ -275,8 +275,8 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
  * wait until they are needed. */
 static void choose_active(engine_store *store)
 {
-    for (uint32_t left = store->volume_count; left > 0; left--) {
-        struct volume *volume = store->volumes[left - 1];
+    for (uint32_t left = volumes_count(store); left > 0; left--) {
+        struct volume *volume = volumes_get(store, left - 1);
         if (volume->state != VOLUME_STANDBY || volume->tail == VOLUME_DATA_START)
             continue;
         if (store->active_count == store->appender_count) {

@@ -4,6 +4,9 @@
  * A batch is at most 16 MiB or 64 needles, without waiting for more. Small needles wait for the appender that is writing
  * small ones, because one sync for all of them is faster than a sync for each. Only what is large, or a large queue, sets
  * further appenders to work, and is shared out among them.
+ *
+ * A put that would wake an appender works in its place instead, for one batch: on a disk that syncs in 0.1 ms, handing
+ * over and back is a third of the time. What has gathered meanwhile is the appender's own thread's.
  */
 #include <errno.h>
 
@@ -50,20 +53,24 @@ static bool has_work(const struct appender *appender)
     return true;
 }
 
+/* queue.lock is held. An appender that has nothing to do and for which there is a batch, or NULL. */
+static struct appender *idle_with_work(engine_store *store)
+{
+    for (unsigned i = 0; i < store->appender_count; i++)
+        if (store->appenders[i].idle)
+            return has_work(&store->appenders[i]) ? &store->appenders[i] : NULL; /* the others see the same */
+    return NULL;
+}
+
 /* queue.lock is held. Wakes one more appender if there is a batch for it. */
 static void wake_another(engine_store *store)
 {
-    for (unsigned i = 0; i < store->appender_count; i++) {
-        struct appender *appender = &store->appenders[i];
-        if (!appender->idle)
-            continue;
-        if (has_work(appender)) {
-            appender->idle = false;
-            appender->woken = true;
-            pthread_cond_signal(&appender->filled);
-        }
+    struct appender *appender = idle_with_work(store);
+    if (appender == NULL)
         return;
-    }
+    appender->idle = false;
+    appender->woken = true;
+    pthread_cond_signal(&appender->filled);
 }
 
 /* queue.lock is held. How much of the queue is for one appender: large needles are shared out among those who have
@@ -97,6 +104,8 @@ static struct put *take_batch(struct appender *appender)
             break;
         bytes += put->footprint;
         put->state = PUT_WRITING;
+        /* Not one whose thread works in an appender's place: two such could wait for each other. */
+        put->own_write = put->length >= OWN_WRITE_BYTES_MIN && !put->in_group && !put->leads;
         queue->first = put->next;
         last = put;
     }
@@ -132,8 +141,8 @@ struct put *queue_take(struct appender *appender)
 {
     struct put_queue *queue = &appender->store->queue;
     pthread_mutex_lock(&queue->lock);
-    while (!has_work(appender) && !queue->stopping) {
-        appender->idle = true;
+    while (appender->led || (!has_work(appender) && !queue->stopping)) {
+        appender->idle = !appender->led;
         appender->woken = false;
         pthread_cond_wait(&appender->filled, &queue->lock);
     }
@@ -173,6 +182,26 @@ static void unlink_queued(engine_store *store, struct put *put)
     }
     store->queue.waiting_bytes -= put->footprint;
     atomic_fetch_sub(&store->queued_bytes, put->footprint);
+}
+
+/* queue.lock is held, but not while writing. Works in the place of an idle appender if there is a batch for it. */
+static void lead(engine_store *store, struct put *put)
+{
+    struct appender *appender = idle_with_work(store);
+    if (appender == NULL)
+        return;
+    appender->idle = false;
+    appender->led = true;
+    put->leads = true;
+    struct put *batch = take_batch(appender);
+    wake_another(store);
+    pthread_mutex_unlock(&store->queue.lock);
+    appender_write(appender, batch);
+    pthread_mutex_lock(&store->queue.lock);
+    put->leads = false;
+    appender->led = false;
+    appender->idle = true;
+    wake_another(store);
 }
 
 /* queue.lock is held. Once its batch is being written a put cannot be taken back: the kernel reads its memory. */
@@ -231,7 +260,9 @@ static int admit(engine_store *store, struct put *put, bool replace)
     queue->last = put;
     queue->waiting_bytes += put->footprint;
     atomic_fetch_add(&store->queued_bytes, put->footprint);
-    wake_another(store);
+    /* One of several that a call submits does not wait at once; the rest of its call may be long in coming. */
+    if (put->in_group && queue->waiting_bytes >= OWN_WRITE_BYTES_MIN)
+        wake_another(store);
     return ENGINE_OK;
 }
 
@@ -258,6 +289,8 @@ int queue_submit(engine_store *store, struct put *put, bool replace)
 int queue_wait(engine_store *store, struct put *put)
 {
     pthread_mutex_lock(&store->queue.lock);
+    if (put->state == PUT_QUEUED)
+        lead(store, put);
     wait_until_done(store, put);
     pthread_mutex_unlock(&store->queue.lock);
     (void)pthread_cond_destroy(&put->done);

@@ -8,25 +8,7 @@
 #include "store.h"
 
 #define SCRATCH_BYTES ((size_t)1 << NEEDLE_BLOCK_LOG2)
-
-struct pinned {
-    engine_store *store;
-    struct volume *volume;
-    unsigned epoch;
-};
-
-static void pin(void *argument, const struct chunk_place *place)
-{
-    struct pinned *pinned = argument;
-    pinned->volume = volumes_get(pinned->store, place->slot);
-    volume_pin(pinned->volume, &pinned->epoch);
-}
-
-static void unpin(struct pinned *pinned)
-{
-    if (volume_unpin(pinned->volume, pinned->epoch))
-        keeper_wake(pinned->store);
-}
+#define PIECE_BYTES ((size_t)1 << 20)
 
 /* A block of memory for a block that the caller wants only a part of. A few are kept: fresh ones cost page faults. */
 static uint8_t *take_scratch(engine_store *store)
@@ -86,9 +68,7 @@ static int corrupt(struct reading *reading, int os_error, const char *what)
                    reading->place->fid, (unsigned)reading->volume->id, reading->place->offset, what);
 }
 
-/* Reads the header, and in the same call the first first_length payload bytes into first. What fits behind the header in
- * its memory is copied from there: the system call for one piece is cheaper by more than the copy costs. */
-static int read_header(struct reading *reading, uint8_t *first, size_t first_length)
+static int read_header(struct reading *reading)
 {
     const struct chunk_place *place = reading->place;
     size_t more;
@@ -96,15 +76,9 @@ static int read_header(struct reading *reading, uint8_t *first, size_t first_len
         return corrupt(reading, 0, "the volume cannot be opened");
     if (place->header_length > NEEDLE_HEADER_BYTES_MAX)
         return corrupt(reading, 0, "impossible header length");
-    bool together = first_length <= NEEDLE_HEADER_BYTES_MAX - place->header_length;
-    struct iovec parts[2] = {
-        {.iov_base = reading->header, .iov_len = place->header_length + (together ? first_length : 0)},
-        {.iov_base = first, .iov_len = first_length},
-    };
-    if (volume_readv(reading->volume, parts, together ? 1 : 2, place->offset) != 0)
+    struct iovec part = {.iov_base = reading->header, .iov_len = place->header_length};
+    if (volume_readv(reading->volume, &part, 1, place->offset) != 0)
         return corrupt(reading, errno, "cannot read the header");
-    if (together && first_length > 0)
-        memcpy(first, reading->header + place->header_length, first_length);
     if (!needle_decode(reading->header, place->header_length, reading->volume->uuid, place->offset,
                        reading->volume->size, &reading->needle, &more))
         return corrupt(reading, 0, "the header is damaged");
@@ -112,13 +86,6 @@ static int read_header(struct reading *reading, uint8_t *first, size_t first_len
     if ((needle->flags & NEEDLE_PAD) != 0 || needle->fid != place->fid || needle->payload_length != place->length ||
         needle->payload_crc != place->crc32c || needle->header_length != place->header_length)
         return corrupt(reading, 0, "header and index disagree");
-    return ENGINE_OK;
-}
-
-static int check_block(struct reading *reading, uint32_t block, const uint8_t *bytes, size_t length)
-{
-    if (engine_crc32c(0, bytes, length) != load_u32(needle_block_crc(reading->header, block)))
-        return corrupt(reading, 0, "a block fails its checksum");
     return ENGINE_OK;
 }
 
@@ -148,32 +115,41 @@ static int read_block(struct reading *reading, uint64_t block_start, uint64_t of
     struct iovec part = {.iov_base = bytes, .iov_len = whole};
     if (volume_readv(reading->volume, &part, 1, reading->place->offset + needle->header_length + block_start) != 0)
         return corrupt(reading, errno, "cannot read the payload");
-    int status = check_block(reading, block, bytes, whole);
-    if (status == ENGINE_OK && bytes != to)
+    if (engine_crc32c(0, bytes, whole) != load_u32(needle_block_crc(reading->header, block)))
+        return corrupt(reading, 0, "a block fails its checksum");
+    if (bytes != to)
         memcpy(to, bytes + (offset - block_start), length);
-    return status;
+    return ENGINE_OK;
+}
+
+/* A whole chunk needs no header: the index has the CRC of all its bytes. Read in pieces, so that each is summed up while
+ * it is in a cache. */
+static int read_whole(struct reading *reading, uint8_t *to)
+{
+    const struct chunk_place *place = reading->place;
+    uint64_t payload = place->offset + place->header_length;
+    uint32_t crc = 0;
+    if (reading->volume->file < 0)
+        return corrupt(reading, 0, "the volume cannot be opened");
+    for (size_t at = 0; at < place->length;) {
+        size_t left = place->length - at;
+        struct iovec part = {.iov_base = to + at, .iov_len = left < PIECE_BYTES ? left : PIECE_BYTES};
+        if (volume_readv(reading->volume, &part, 1, payload + at) != 0)
+            return corrupt(reading, errno, "cannot read the payload");
+        crc = engine_crc32c(crc, part.iov_base, part.iov_len);
+        at += part.iov_len;
+    }
+    return crc == place->crc32c ? ENGINE_OK : corrupt(reading, 0, "the payload fails its checksum");
 }
 
 static int read_range(struct reading *reading, uint64_t offset, uint8_t *to, size_t length)
 {
-    uint64_t block = (uint64_t)1 << NEEDLE_BLOCK_LOG2;
-    uint64_t chunk_length = reading->place->length;
-    /* When the range begins with the whole first block, its bytes come with the header in one system call. */
-    uint64_t first = chunk_length < block ? chunk_length : block;
-    if (offset != 0 || length < first)
-        first = 0;
-    int status = read_header(reading, to, (size_t)first);
-    if (status == ENGINE_OK && first > 0) {
-        if (reading->needle.block_log2 == NEEDLE_BLOCK_LOG2)
-            status = check_block(reading, 0, to, (size_t)first);
-        else
-            first = 0; /* written with other blocks: read it again in those */
-    }
+    int status = read_header(reading);
     if (status != ENGINE_OK)
         return status; /* nothing in the header, its block size for one, can be relied on */
-    block = (uint64_t)1 << reading->needle.block_log2;
+    uint64_t block = (uint64_t)1 << reading->needle.block_log2;
     uint64_t end = offset + length;
-    uint64_t at = offset + first;
+    uint64_t at = offset;
     while (status == ENGINE_OK && at < end) {
         uint64_t block_start = round_down(at, block);
         uint64_t stop = block_start + block < end ? block_start + block : end;
@@ -186,8 +162,8 @@ static int read_range(struct reading *reading, uint64_t offset, uint8_t *to, siz
 int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error)
 {
     struct chunk_place place;
-    struct pinned pinned = {.store = store};
-    if (!chunk_index_get(store->index, fid, &place, pin, &pinned))
+    struct pinned pinned;
+    if (!pinned_find(store, fid, &place, &pinned))
         return failure(error, ENGINE_NOT_FOUND, 0, "no chunk %" PRIu64, fid);
     int status;
     if (offset > place.length || length > place.length - offset) {
@@ -197,19 +173,20 @@ int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer
         uint8_t header[NEEDLE_HEADER_BYTES_MAX];
         struct reading reading = {
             .store = store, .volume = pinned.volume, .place = &place, .header = header, .error = error};
-        status = read_range(&reading, offset, buffer, length);
+        status = length == place.length ? read_whole(&reading, buffer)
+                                        : read_range(&reading, offset, buffer, length);
         give_scratch(store, reading.scratch);
         atomic_fetch_add(&store->counters.reads, 1);
     }
-    unpin(&pinned);
+    pinned_release(&pinned);
     return status;
 }
 
 int reader_verify(engine_store *store, uint64_t fid, engine_error *error)
 {
     struct chunk_place place;
-    struct pinned pinned = {.store = store};
-    if (!chunk_index_get(store->index, fid, &place, pin, &pinned))
+    struct pinned pinned;
+    if (!pinned_find(store, fid, &place, &pinned))
         return failure(error, ENGINE_NOT_FOUND, 0, "no chunk %" PRIu64, fid);
     uint8_t *bytes = take_scratch(store);
     uint8_t header[NEEDLE_HEADER_BYTES_MAX];
@@ -219,7 +196,7 @@ int reader_verify(engine_store *store, uint64_t fid, engine_error *error)
     if (bytes == NULL)
         status = failure(error, ENGINE_NO_MEMORY, 0, "no memory to read a block");
     else
-        status = read_header(&reading, NULL, 0);
+        status = read_header(&reading);
     if (status == ENGINE_OK && ((size_t)1 << reading.needle.block_log2) > SCRATCH_BYTES)
         status = corrupt(&reading, 0, "unsupported block size");
     for (uint64_t at = 0; status == ENGINE_OK && at < place.length;) {
@@ -228,6 +205,6 @@ int reader_verify(engine_store *store, uint64_t fid, engine_error *error)
         at += piece;
     }
     give_scratch(store, bytes);
-    unpin(&pinned);
+    pinned_release(&pinned);
     return status;
 }

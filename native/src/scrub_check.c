@@ -7,25 +7,6 @@
 #include "scrub.h"
 #include "store.h"
 
-struct pinned {
-    engine_store *store;
-    struct volume *volume;
-    unsigned epoch;
-};
-
-static void pin(void *argument, const struct chunk_place *place)
-{
-    struct pinned *pinned = argument;
-    pinned->volume = volumes_get(pinned->store, place->slot);
-    volume_pin(pinned->volume, &pinned->epoch);
-}
-
-static void unpin(struct pinned *pinned)
-{
-    if (volume_unpin(pinned->volume, pinned->epoch))
-        keeper_wake(pinned->store);
-}
-
 static bool is_same_place(const struct chunk_place *one, const struct chunk_place *other)
 {
     return one->slot == other->slot && one->offset == other->offset;
@@ -36,7 +17,7 @@ enum scrub_verdict scrub_check_needle(engine_store *store, struct scrub_reading 
                                       engine_damage *found)
 {
     struct chunk_place now;
-    struct pinned pinned = {.store = store};
+    struct pinned pinned;
     *found = (engine_damage){
         .fid = places[0].fid,
         .offset = places[0].offset,
@@ -44,7 +25,7 @@ enum scrub_verdict scrub_check_needle(engine_store *store, struct scrub_reading 
         .length = places[0].length,
     };
     /* Alive now, so alive when any byte in the window was read; and what is read from here on is pinned. */
-    if (!chunk_index_get(store->index, places[0].fid, &now, pin, &pinned))
+    if (!pinned_find(store, places[0].fid, &now, &pinned))
         return SCRUB_GONE;
     enum scrub_verdict verdict = SCRUB_GONE;
     if (is_same_place(&places[0], &now)) {
@@ -55,7 +36,7 @@ enum scrub_verdict scrub_check_needle(engine_store *store, struct scrub_reading 
         else if (chunk_index_get(store->index, places[0].fid, &now, NULL, NULL) && is_same_place(&places[0], &now))
             verdict = SCRUB_DAMAGED;
     }
-    unpin(&pinned);
+    pinned_release(&pinned);
     if (verdict == SCRUB_GOOD)
         scrub_forget(&store->scrub, found->volume, found->offset);
     if (verdict == SCRUB_DAMAGED)

@@ -78,9 +78,10 @@ static engine_store *new_store(const struct engine_io *io, const engine_options 
 /* Descriptors and LOCK; memory stays until engine_free. */
 static void release_files(engine_store *store)
 {
-    for (uint32_t slot = 0; slot < store->volume_count; slot++) {
-        io_close(store->io, store->volumes[slot]->file);
-        store->volumes[slot]->file = -1;
+    for (uint32_t slot = 0; slot < volumes_count(store); slot++) {
+        struct volume *volume = volumes_get(store, slot);
+        io_close(store->io, volume->file);
+        volume->file = -1;
     }
     manifest_close(&store->manifest);
     io_close(store->io, store->directory);
@@ -92,9 +93,7 @@ static void release_files(engine_store *store)
 static void free_store(engine_store *store)
 {
     release_files(store);
-    for (uint32_t slot = 0; slot < store->volume_count; slot++)
-        volume_free(store->volumes[slot]);
-    free(store->volumes);
+    volumes_free(store);
     free(store->listing.fids);
     free(store->verifying.places);
     reader_free_scratch(store);
@@ -195,15 +194,14 @@ int engine_open(const char *directory, const engine_options *options, engine_sto
     return store_open_on(io_system(), directory, options, store, error);
 }
 
+/* Counted first, then asked: either this call sees that the store is closing, or engine_close sees the call. */
 int store_enter(engine_store *store, engine_error *error)
 {
     (void)no_failure(error);
-    pthread_mutex_lock(&store->calls_lock);
-    bool closing = store->closing;
-    if (!closing)
-        store->calls++;
-    pthread_mutex_unlock(&store->calls_lock);
-    return closing ? failure(error, ENGINE_CLOSED, 0, "the store is closed") : ENGINE_OK;
+    atomic_fetch_add(&store->calls, 1);
+    if (!atomic_load(&store->closing))
+        return ENGINE_OK;
+    return store_leave(store, failure(error, ENGINE_CLOSED, 0, "the store is closed"));
 }
 
 int store_enter_to_write(engine_store *store, engine_error *error)
@@ -215,31 +213,27 @@ int store_enter_to_write(engine_store *store, engine_error *error)
 
 int store_leave(engine_store *store, int status)
 {
-    pthread_mutex_lock(&store->calls_lock);
-    store->calls--;
-    if (store->calls == 0 && store->closing)
+    if (atomic_fetch_sub(&store->calls, 1) == 1 && atomic_load(&store->closing)) {
+        pthread_mutex_lock(&store->calls_lock); /* engine_close is either before its look at calls, or waits */
         pthread_cond_broadcast(&store->calls_ended);
-    pthread_mutex_unlock(&store->calls_lock);
+        pthread_mutex_unlock(&store->calls_lock);
+    }
     return status;
 }
 
 bool store_is_closing(engine_store *store)
 {
-    pthread_mutex_lock(&store->calls_lock);
-    bool closing = store->closing;
-    pthread_mutex_unlock(&store->calls_lock);
-    return closing;
+    return atomic_load(&store->closing);
 }
 
 int engine_close(engine_store *store, engine_error *error)
 {
     (void)no_failure(error);
     pthread_mutex_lock(&store->calls_lock);
-    bool first = !store->closing;
-    store->closing = true;
+    bool first = !atomic_exchange(&store->closing, true);
     compactor_end(store);
     /* Calls end on their own: each waits at most for the batches before it. */
-    while (store->calls > 0 || (!first && !store->closed))
+    while (atomic_load(&store->calls) > 0 || (!first && !store->closed))
         pthread_cond_wait(&store->calls_ended, &store->calls_lock);
     pthread_mutex_unlock(&store->calls_lock);
     if (!first)

@@ -34,6 +34,8 @@
 #define APPENDERS_MAX 8
 #define VOLUME_FAILURES_MAX 3 /* volumes that may fail in one process before the disk is given up */
 #define SCRATCH_KEPT_MAX 8
+#define VOLUMES_PER_BLOCK 1024u /* the table of volumes grows by such pieces, which never move */
+#define VOLUME_BLOCKS ((CHUNK_SLOT_MAX + 1) / VOLUMES_PER_BLOCK)
 #define LISTING_WINDOW ENGINE_ITERATE_MAX
 
 /* PUT_HANDED: the put's own thread is to write it, at `file` and `at`. */
@@ -57,7 +59,9 @@ struct put {
     int file; /* where its needle goes, known once it is being written */
     uint64_t at;
     int status;
-    bool in_group; /* its thread waits for others too, and so cannot write it */
+    bool in_group;  /* its thread waits for others too, and so cannot write it */
+    bool leads;     /* its thread works in an appender's place; guarded by queue.lock */
+    bool own_write; /* its thread is to write it, if that pays; known once it is being written */
     bool replaced; /* the fid was there before, at: */
     struct chunk_place before;
     engine_error *error;
@@ -73,7 +77,7 @@ struct put_queue {
     bool stopping;
 };
 
-/* One of the threads that write. For each batch it claims an active volume, so that volumes stay without gaps. Several
+/* One of those who write: a thread, or in its place a caller. For each batch it claims an active volume, so that volumes stay without gaps. Several
  * appenders keep a disk busy while one waits for a sync, and copy at once where a file system lets only one thread write
  * to a file. */
 struct appender {
@@ -82,7 +86,8 @@ struct appender {
     bool started;
     pthread_cond_t filled;
     /* The rest is guarded by store.queue.lock. */
-    bool idle;           /* waits for filled */
+    bool idle;           /* waits for filled, and nobody works in its place */
+    bool led;            /* a caller works in its place */
     bool woken;          /* has been told of work and not looked yet */
     struct put *writing; /* the batch under way */
     uint64_t writing_bytes;
@@ -170,13 +175,12 @@ struct engine_store {
     struct chunk_index *index;
 
     pthread_mutex_t volumes_create; /* one volume at a time */
-    pthread_mutex_t volumes_lock;   /* guards the table, next_id, the active volumes and who has claimed one */
+    pthread_mutex_t volumes_lock;   /* guards additions to the table, next_id, the active volumes and who has claimed one */
     pthread_cond_t volume_released;
     struct volume *active[APPENDERS_MAX]; /* at most one for each appender */
     unsigned active_count;
-    struct volume **volumes;        /* owned; entries never move or go while the store is open */
-    uint32_t volume_count;
-    uint32_t volume_capacity;
+    struct volume **volumes[VOLUME_BLOCKS]; /* owned; entries never move or go while the store is open */
+    atomic_uint_fast32_t volume_count;
     uint32_t next_id;
 
     struct put_queue queue;
@@ -195,10 +199,10 @@ struct engine_store {
     struct scratch *scratch;
     unsigned scratch_kept;
 
-    pthread_mutex_t calls_lock; /* guards closing: calls in progress may end, new ones are refused */
+    atomic_uint_fast64_t calls; /* in progress: may end once the store is closing, while new ones are refused */
+    atomic_bool closing;
+    pthread_mutex_t calls_lock; /* guards closed; held to wait for calls_ended and to tell of it */
     pthread_cond_t calls_ended;
-    uint64_t calls;
-    bool closing;
     bool closed;
 
     atomic_uint_fast64_t step_bytes; /* space_step, as last seen */
@@ -232,6 +236,7 @@ struct volume *volumes_get(engine_store *store, uint32_t slot);
 uint32_t volumes_count(engine_store *store);
 /* Gives the volume its slot; the table owns it from then on. */
 int volumes_add(engine_store *store, struct volume *volume, engine_error *error);
+void volumes_free(engine_store *store);
 /* An empty prepared volume with room for the footprint, or NULL. */
 struct volume *volumes_standby(engine_store *store, uint64_t footprint);
 /* Makes a volume with room for a needle of this footprint, in state standby. volumes_create is locked. */
@@ -268,6 +273,8 @@ bool active_needs_care(engine_store *store);
 /* appender.c */
 int appender_start(engine_store *store, engine_error *error);
 void appender_stop(engine_store *store);
+/* Writes a batch that was taken for this appender and answers it. */
+void appender_write(struct appender *appender, struct put *batch);
 /* Writes a put that was handed to its own thread. queue.lock is held, but not while writing. */
 void appender_write_own(engine_store *store, struct put *put);
 
@@ -282,6 +289,17 @@ int queue_wait(engine_store *store, struct put *put);
 struct put *queue_take(struct appender *appender);
 /* Answers a batch: each its own status, or all the same. */
 void queue_complete(struct appender *appender, struct put *batch, int status, bool each, const engine_error *reason);
+
+/* pinned.c */
+/* The volume of a chunk, held so that the needle stays where it is. */
+struct pinned {
+    engine_store *store;
+    struct volume *volume;
+    unsigned epoch;
+};
+/* Finds the chunk and pins its volume; false, with nothing pinned, when there is none. */
+bool pinned_find(engine_store *store, uint64_t fid, struct chunk_place *place, struct pinned *pinned);
+void pinned_release(struct pinned *pinned);
 
 /* reader.c */
 int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error);

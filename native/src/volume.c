@@ -299,10 +299,7 @@ int volume_open(struct volume *volume, const struct identity *owner, bool *short
 int volume_readv(struct volume *volume, const struct iovec *parts, int count, uint64_t offset)
 {
     const struct engine_io *io = volume->io;
-    pthread_mutex_lock(&volume->lock);
-    bool failed = volume->state == VOLUME_FAILED;
-    pthread_mutex_unlock(&volume->lock);
-    if (failed) {
+    if (volume->state == VOLUME_FAILED) {
         /* After a failed fsync the page cache may show bytes that the disk never got. */
         uint64_t length = 0;
         for (int i = 0; i < count; i++)

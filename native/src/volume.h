@@ -55,7 +55,7 @@ struct volume {
 
     pthread_mutex_t space_lock; /* held while the file takes space or gives it back */
     pthread_mutex_t lock; /* guards everything below, up to the delete log */
-    enum volume_state state;
+    _Atomic(enum volume_state) state; /* readers look at it without the lock */
     uint64_t tail;       /* everything before is published (written only by who has claimed it) */
     uint64_t next_seq;
     uint64_t synced_seq; /* durable up to here */

@@ -6,45 +6,49 @@
 #include "failure.h"
 #include "store.h"
 
+/* Without a lock: every read asks. Places in the table never move, and a slot is filled before it is counted. */
 struct volume *volumes_get(engine_store *store, uint32_t slot)
 {
-    pthread_mutex_lock(&store->volumes_lock);
-    struct volume *volume = slot < store->volume_count ? store->volumes[slot] : NULL;
-    pthread_mutex_unlock(&store->volumes_lock);
-    return volume;
+    if (slot >= atomic_load(&store->volume_count))
+        return NULL;
+    return store->volumes[slot / VOLUMES_PER_BLOCK][slot % VOLUMES_PER_BLOCK];
 }
 
 uint32_t volumes_count(engine_store *store)
 {
-    pthread_mutex_lock(&store->volumes_lock);
-    uint32_t count = store->volume_count;
-    pthread_mutex_unlock(&store->volumes_lock);
-    return count;
+    return (uint32_t)atomic_load(&store->volume_count);
 }
 
 int volumes_add(engine_store *store, struct volume *volume, engine_error *error)
 {
     int status = ENGINE_OK;
     pthread_mutex_lock(&store->volumes_lock);
-    if (store->volume_count > CHUNK_SLOT_MAX) {
+    uint32_t slot = volumes_count(store);
+    if (slot > CHUNK_SLOT_MAX) {
         status = failure(error, ENGINE_FAILED, 0, "too many volumes");
         goto cleanup;
     }
-    if (store->volume_count == store->volume_capacity) {
-        uint32_t capacity = store->volume_capacity == 0 ? 64 : 2 * store->volume_capacity;
-        struct volume **volumes = realloc(store->volumes, capacity * sizeof *volumes);
-        if (volumes == NULL) {
-            status = failure(error, ENGINE_NO_MEMORY, 0, "no memory for the volume table");
-            goto cleanup;
-        }
-        store->volumes = volumes;
-        store->volume_capacity = capacity;
+    struct volume ***block = &store->volumes[slot / VOLUMES_PER_BLOCK];
+    if (*block == NULL)
+        *block = calloc(VOLUMES_PER_BLOCK, sizeof **block);
+    if (*block == NULL) {
+        status = failure(error, ENGINE_NO_MEMORY, 0, "no memory for the volume table");
+        goto cleanup;
     }
-    volume->slot = store->volume_count;
-    store->volumes[store->volume_count++] = volume;
+    volume->slot = slot;
+    (*block)[slot % VOLUMES_PER_BLOCK] = volume;
+    atomic_store(&store->volume_count, slot + 1);
 cleanup:
     pthread_mutex_unlock(&store->volumes_lock);
     return status;
+}
+
+void volumes_free(engine_store *store)
+{
+    for (uint32_t slot = 0; slot < volumes_count(store); slot++)
+        volume_free(volumes_get(store, slot));
+    for (uint32_t block = 0; block < VOLUME_BLOCKS; block++)
+        free(store->volumes[block]);
 }
 
 int volumes_create(engine_store *store, uint64_t footprint, struct volume **created, engine_error *error)

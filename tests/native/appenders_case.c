@@ -1,5 +1,6 @@
 /* Large chunks, which their own threads write, and several appenders, each with a volume of its own. */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "checksum.h"
@@ -120,6 +121,45 @@ void test_appenders(const struct test *test)
     options.appenders = 0;
     engine_store *refused;
     CHECK(engine_open(test->directory, &options, &refused, &error) == ENGINE_INVALID);
+}
+
+struct watch {
+    pthread_t caller;
+    atomic_uint by_caller;
+};
+
+static int watched_sync(void *context, int file)
+{
+    struct watch *watch = context;
+    if (pthread_equal(watch->caller, pthread_self()))
+        atomic_fetch_add(&watch->by_caller, 1);
+    return io_system()->fdatasync(NULL, file);
+}
+
+/* While nobody else writes, no thread is woken: the caller writes and syncs itself. Before the appenders have begun to
+ * wait for work they take it. */
+void test_leading(const struct test *test)
+{
+    struct watch watch = {.caller = pthread_self()};
+    struct engine_io table = *io_system();
+    engine_options options = options_of();
+    engine_error error;
+    engine_store *store;
+    uint64_t fid = 0;
+    table.context = &watch;
+    table.fdatasync = watched_sync;
+    CHECK(store_open_on(&table, test->directory, &options, &store, &error) == ENGINE_OK);
+    while (atomic_load(&watch.by_caller) == 0 && fid < 1000)
+        CHECK(put_large(store, ++fid) == ENGINE_OK);
+    CHECK(atomic_load(&watch.by_caller) > 0);
+    unsigned before = atomic_load(&watch.by_caller);
+    for (unsigned i = 0; i < 10; i++)
+        CHECK(put_large(store, ++fid) == ENGINE_OK);
+    CHECK(atomic_load(&watch.by_caller) > before);
+    while (fid > 0)
+        CHECK(get_large(store, fid--) == ENGINE_OK);
+    CHECK(engine_close(store, &error) == ENGINE_OK);
+    engine_free(store);
 }
 
 /* A write or sync that fails while others write fails its whole batch, and nothing else. */

@@ -130,6 +130,7 @@ int main(int count, char **arguments)
         {"full_disk", test_full_disk},
         {"repair", test_repair},
         {"appenders", test_appenders},
+        {"leading", test_leading},
         {"large_faults", test_large_faults},
         {"sharing", test_sharing},
         {"small_disk", test_small_disk},
