@@ -234,8 +234,8 @@ class Catalogue(Protocol):
 
         The caller has verified the digest. When the blob exists already (any repository), this file takes the place of
         the existing one, whose chunks become dead: the new bytes were verified just now, the old ones may have gone
-        bad since. A replay (session gone, the repository has the blob) answers the blob. Raises UploadUnknown,
-        UploadConflict.
+        bad since. A replay (session gone, the repository has the blob) answers the blob; fragments that no file has
+        become dead then. Raises UploadUnknown, UploadConflict.
         """
         ...
 

@@ -124,6 +124,8 @@ class Uploads(Transactions):
                 blob = blobs.find(connection, repository, digest)
                 if blob is None:
                     raise UploadUnknown(f"there is no upload {upload_id} in {repository}")
+                # Not always the first request come again: another one with the same last bytes may have been first.
+                fragment_rows.kill(connection, fragments)
                 return blob
             _of_repository(row, repository, upload_id)
             if row.size != expected_offset:

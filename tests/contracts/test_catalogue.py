@@ -211,6 +211,17 @@ def test_a_repeated_finish_answers_the_blob(store: MetaStore) -> None:
         store.finish_upload("team/other", "u1", 0, fragments, DIGEST)
 
 
+def test_of_two_finishes_of_one_upload_with_bytes_the_later_ones_chunks_become_dead(store: MetaStore) -> None:
+    store.create_upload(REPO, "u1", b"s0")
+    first = cut(5)
+    store.advance_upload(REPO, "u1", 0, first, b"s5")
+    kept, unwanted = cut(6, 7, offset=5), cut(6, 7, offset=5)
+    blob = store.finish_upload(REPO, "u1", 5, kept, DIGEST)
+    assert store.finish_upload(REPO, "u1", 5, unwanted, DIGEST) == blob
+    assert store.fragments(blob.file_id) == first + kept
+    assert dead_fids(store) == fids_of(unwanted)
+
+
 def test_finishing_at_another_offset_is_refused_and_the_session_stays(store: MetaStore) -> None:
     store.create_upload(REPO, "u1", b"s0")
     store.advance_upload(REPO, "u1", 0, cut(5), b"s5")
