@@ -25,6 +25,7 @@ SOAK_CRASH_POINTS ?= 1000000
 FUZZ_SECONDS ?= 3600
 SOAK_KILL_ROUNDS ?= 2000
 SOAK_UPLOAD_KILLS ?= 500
+SOAK_LAYER_MIB ?= 2048
 SOAK_ORACLE_EXAMPLES ?= 5000
 
 .PHONY: help serve test lint bench fuzz-engine coverage soak fuzz test-minimal dist clean
@@ -52,7 +53,8 @@ soak: $(VENV)/.test ## Fault tests for hours: 1,000,000 power cuts, failing call
 	SPEEDY_SEED=$(SEED) SPEEDY_CRASH_POINTS=$(SOAK_CRASH_POINTS) SPEEDY_KILL_ROUNDS=$(SOAK_KILL_ROUNDS) \
 	SPEEDY_ORACLE_EXAMPLES=$(SOAK_ORACLE_EXAMPLES) SPEEDY_FAULT_STRIDE=1 \
 	$(BIN)/python -m pytest -s $(addprefix tests/native/test_,simulated.py kill.py oracle.py engine_c.py) $(ARGS)
-	SPEEDY_SEED=$(SEED) SPEEDY_SOAK=$(SOAK_UPLOAD_KILLS) $(BIN)/python -m pytest -s tests/cluster/test_resume.py $(ARGS)
+	SPEEDY_SEED=$(SEED) SPEEDY_UPLOAD_KILLS=$(SOAK_UPLOAD_KILLS) SPEEDY_LAYER_MIB=$(SOAK_LAYER_MIB) \
+	$(BIN)/python -m pytest -s -o timeout=0 tests/cluster/test_resume.py $(ARGS)
 
 fuzz: $(VENV)/.test ## The routes' fuzz tests with 100 times as many examples as in CI (FUZZ=, ARGS="--hypothesis-seed=1")
 	SPEEDY_SOAK=$(FUZZ) $(BIN)/python -m pytest -o timeout=0 tests/hostile $(ARGS)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import mmap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
-
-from tests.speedy.pushing import digest_of
 
 KIB = 1024
 SEND_BYTES = 64 * KIB
@@ -28,6 +27,12 @@ class Answer:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    data: bytes | mmap.mmap
+    digest: str
+
+
 @dataclass(slots=True)
 class ResumingUpload:
     """`piece_bytes` per PATCH; None: all that is left in one chunked stream. `reached` is called with the position of
@@ -35,7 +40,7 @@ class ResumingUpload:
 
     url: str
     repository: str
-    data: bytes
+    layer: Layer
     piece_bytes: int | None
     reached: Callable[[int], None]
     answered: int = 0
@@ -43,17 +48,16 @@ class ResumingUpload:
     _location: str = ""
     _sent: int = 0
 
-    def run(self) -> str:
-        """Upload the layer; its digest. AssertionError when a byte that was answered is asked for again."""
+    def run(self) -> None:
+        """Upload the layer. AssertionError when a byte that was answered is asked for again."""
+        size = len(self.layer.data)
         opened = self._until_answered("POST", f"/v2/{self.repository}/blobs/uploads/", 202)
         self._location = opened.location
-        while self.answered < len(self.data):
-            end = len(self.data) if self.piece_bytes is None else self.answered + self.piece_bytes
-            self._patch(min(end, len(self.data)))
-        digest = digest_of(self.data)
-        self.reached(len(self.data))
-        self._until_answered("PUT", f"{self._location}?digest={digest}", 201)
-        return digest
+        while self.answered < size:
+            end = size if self.piece_bytes is None else self.answered + self.piece_bytes
+            self._patch(min(end, size))
+        self.reached(size)
+        self._until_answered("PUT", f"{self._location}?digest={self.layer.digest}", 201)
 
     def _patch(self, end: int) -> None:
         start = self.answered
@@ -78,10 +82,9 @@ class ResumingUpload:
         self.answered = answer.size
 
     def _bytes(self, start: int, end: int) -> Iterator[bytes]:
-        view = memoryview(self.data)
         for position in range(start, end, SEND_BYTES):
             self.reached(position)
-            piece = bytes(view[position : min(position + SEND_BYTES, end)])
+            piece = self.layer.data[position : min(position + SEND_BYTES, end)]
             yield piece
             self._sent = position + len(piece)
 

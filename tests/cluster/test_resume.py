@@ -1,32 +1,41 @@
 """Uploads through two registries behind a balancer, with kill -9 of whichever serves them: any front end goes on where
 the rows say, and no byte that was answered is sent again.
 
-SPEEDY_SOAK makes more kills (the number is its value); the seed is printed, SPEEDY_SEED repeats it.
+SPEEDY_UPLOAD_KILLS makes more kills, SPEEDY_LAYER_MIB larger layers; the seed is printed, SPEEDY_SEED repeats it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 import os
 import random
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 
 from speedy.cluster import LocalCluster
 from speedy.processes import is_alive
 from tests.cluster.balancer import Balancer
 from tests.cluster.conftest import CHUNK_BYTES
-from tests.cluster.resuming import ResumingUpload
-from tests.speedy.pushing import Pusher, digest_of, expect
+from tests.cluster.resuming import Layer, ResumingUpload
+from tests.speedy.pushing import TIMEOUT_S, Pusher, digest_of, expect
 
 MIB = 1 << 20
 KILLS_PER_UPLOAD = 10
-KILLS = int(os.environ.get("SPEEDY_SOAK", "50"))
+KILLS = int(os.environ.get("SPEEDY_UPLOAD_KILLS", "50"))
+#: of the streams and of what goes in pieces; 0: what CI has time for
+LAYER_BYTES = int(os.environ.get("SPEEDY_LAYER_MIB", "0")) * MIB
+#: In turn: a stream that is longer than what may be sent again, and pieces as clients that resume send them.
+UPLOADS = ((LAYER_BYTES or 128 * MIB, None), (LAYER_BYTES or 40 * MIB, 5 * MIB), (24 * MIB + 17, 1 * MIB))
 REPOSITORY = "resume/layers"
 
 #: what may be sent again of a request that was not answered: a recording interval and the window of chunks in flight,
@@ -105,6 +114,29 @@ def balancer(cluster: LocalCluster) -> Iterator[Balancer]:
     cluster.up(timeout_s=120.0)
 
 
+@contextmanager
+def random_layer(choose: random.Random, size: int) -> Iterator[Layer]:
+    """Its bytes are a file's: those of a layer of GiB are not for memory."""
+    with tempfile.TemporaryFile(prefix="speedy-layer-") as file:
+        sha = hashlib.sha256()
+        for start in range(0, size, MIB):
+            piece = choose.randbytes(min(MIB, size - start))
+            file.write(piece)
+            sha.update(piece)
+        file.flush()
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
+            yield Layer(data, f"sha256:{sha.hexdigest()}")
+
+
+def pulled_digest(url: str, digest: str) -> str:
+    """Of the bytes that the registry gives out for `digest`."""
+    sha = hashlib.sha256()
+    with requests.get(f"{url}/v2/{REPOSITORY}/blobs/{digest}", stream=True, timeout=TIMEOUT_S) as answer:
+        for piece in expect(answer, 200).iter_content(MIB):
+            sha.update(piece)
+    return f"sha256:{sha.hexdigest()}"
+
+
 def test_uploads_go_on_through_fifty_kills_of_whoever_serves_them(cluster: LocalCluster, balancer: Balancer) -> None:
     seed = int(os.environ.get("SPEEDY_SEED", time.time_ns() % 10**9))
     print(f"SPEEDY_SEED={seed}")
@@ -112,21 +144,24 @@ def test_uploads_go_on_through_fifty_kills_of_whoever_serves_them(cluster: Local
     sent_again: list[int] = []
     kills = turn = 0
     while kills < KILLS:
-        # In turn: a stream that is longer than what may be sent again, and pieces as clients that resume send them.
-        size, piece = ((128 * MIB, None), (40 * MIB, 5 * MIB), (24 * MIB + 17, 1 * MIB))[turn % 3]
-        data = choose.randbytes(size)
+        size, piece = UPLOADS[turn % len(UPLOADS)]
         places = [choose.randrange(size) for _ in range(KILLS_PER_UPLOAD - 1)] + [size]
         killer = Killer(cluster, balancer, choose, places)
-        upload = ResumingUpload(balancer.url, REPOSITORY, data, piece, killer.reached)
-        try:
-            digest = upload.run()
-        finally:
-            killer.close()
+        with random_layer(choose, size) as layer:
+            upload = ResumingUpload(balancer.url, REPOSITORY, layer, piece, killer.reached)
+            try:
+                upload.run()
+            finally:
+                killer.close()
         sent_again += upload.sent_again
         kills += killer.kills
         turn += 1
-        assert Pusher(balancer.url).pull_blob(REPOSITORY, digest) == data
+        again = f"{sum(upload.sent_again):,} (at most {max(upload.sent_again, default=0):,} of one request)"
+        print(f"upload {turn}: {size:,} bytes, pieces of {piece}, {killer.kills} kills, bytes sent again: {again}")
         assert max(upload.sent_again, default=0) <= SENT_AGAIN_MAX
+        assert pulled_digest(balancer.url, layer.digest) == layer.digest
+        # Its space comes back meanwhile: many large layers need no large disk.
+        expect(Pusher(balancer.url).send("DELETE", f"/v2/{REPOSITORY}/blobs/{layer.digest}"), 202)
     assert turn >= KILLS // KILLS_PER_UPLOAD
     assert len(sent_again) > kills // 2, "the kills met no request"
 
