@@ -38,6 +38,13 @@ FOREIGN_LAYERS: Final = frozenset(
 #: Content types that say nothing about the manifest; its own mediaType or its shape decides then.
 _UNTYPED = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 
+#: Names that mean something here and to every client. Go's JSON knows them in any case ("Layers").
+_NAMES: Final = frozenset(
+    {"schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations"}
+    | {"digest", "size", "urls", "data", "platform"}
+)
+_FOLDED_NAMES: Final = frozenset(name.casefold() for name in _NAMES)
+
 #: the only way in which UTF-8 JSON names half a character of UTF-16
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -108,7 +115,7 @@ def parse_manifest(body: bytes, content_type: str) -> ManifestDocument:
 def _load(body: bytes) -> dict[str, Any]:
     try:
         # Decoded here and strictly: json.loads would also take UTF-16, which no client reads back.
-        document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        document = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object)
         if _SURROGATE.search(body) is not None:
             # Half a pair is no character: it could be neither stored nor told again, and every reader makes something
             # else of it. A whole pair passes.
@@ -117,7 +124,28 @@ def _load(body: bytes) -> dict[str, Any]:
         raise ManifestInvalid(f"not a JSON document: {type(exc).__name__}") from exc
     if not isinstance(document, dict):
         _refuse("a manifest is a JSON object")
+    _check_spelling(document, "the manifest")
     return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ManifestInvalid where a name comes twice: one reader takes the first value, another the last, Go joins
+    objects."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                _refuse(f"{printable(name)} comes twice in one object")
+            seen.add(name)
+    return found
+
+
+def _check_spelling(value: Mapping[str, Any], where: str) -> None:
+    """Raises ManifestInvalid for names that some readers take for one of _NAMES and others do not know."""
+    for name in value:
+        if name not in _NAMES and name.casefold() in _FOLDED_NAMES:
+            _refuse(f"{where} spells {printable(name)} in another case than the specification")
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -160,6 +188,7 @@ def _descriptor(value: Any, where: str) -> tuple[str, str, int]:
     """Media type, digest and size of a descriptor."""
     if not isinstance(value, dict):
         _refuse(f"{where} must be a descriptor")
+    _check_spelling(value, where)
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
     if not isinstance(media_type, str) or not is_media_type(media_type):
         _refuse(f"{where}.mediaType must be a media type")

@@ -98,7 +98,19 @@ def test_whole_surrogate_pairs_are_characters() -> None:
 
 
 def test_unknown_fields_are_of_no_concern() -> None:
-    parse_manifest(encoded(image(b"c", custom={"deep": [1, 2.5, None]})), OCI_MANIFEST)
+    parse_manifest(encoded(image(b"c", custom={"deep": [1, 2.5, None], "Layers": 1})), OCI_MANIFEST)
+
+
+def test_annotations_may_have_any_names() -> None:
+    notes = {"Layers": "a", "layers": "b", "DIGEST": "c"}
+    layer = descriptor(b"1", LAYER_TYPE) | {"annotations": notes}
+    found = parse_manifest(encoded(image(b"c", annotations=notes, layers=[layer])), OCI_MANIFEST)
+    assert found.annotations == notes
+
+
+def test_types_of_layers_are_what_clients_say() -> None:
+    layers = [descriptor(b"1", "text/plain; charset=utf-8"), descriptor(b"2", "data")]
+    assert len(parse_manifest(encoded(image(b"c", layers=layers)), OCI_MANIFEST).blobs) == 3
 
 
 def _without(document: dict[str, Any], key: str) -> dict[str, Any]:
@@ -148,6 +160,19 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "annotations is a list": (encoded(image(b"c", annotations=[])), OCI_MANIFEST),
     "annotation is a number": (encoded(image(b"c", annotations={"a": 1})), OCI_MANIFEST),
     "annotation with NUL": (encoded(image(b"c", annotations={"a": "\0"})), OCI_MANIFEST),
+    "a name twice": (encoded(image(b"c"))[:-1] + b', "layers": []}', OCI_MANIFEST),
+    "a type twice": (b'{"mediaType": "%s", ' % OCI_INDEX.encode() + encoded(image(b"c"))[1:], OCI_MANIFEST),
+    "a name twice in what is unknown": (
+        encoded(image(b"c"))[:-1] + b', "x": [{"a": 1, "a": 1}]}',
+        OCI_MANIFEST,
+    ),
+    "layers in capitals": (encoded(image(b"c", LAYERS=[])), OCI_MANIFEST),
+    "layers with a long s": (encoded(image(b"c", **{"layer\u017f": []})), OCI_MANIFEST),
+    "manifests in an image, in capitals": (encoded(image(b"c", Manifests=[])), OCI_MANIFEST),
+    "digest in capitals": (
+        encoded(image(b"c", layers=[descriptor(b"1", LAYER_TYPE) | {"Digest": sha256(b"2")}])),
+        OCI_MANIFEST,
+    ),
     "half a surrogate": (encoded(image(b"c", annotations={"a": "\ud800"})), OCI_MANIFEST),
     "half a surrogate in a URL": (
         encoded(image(b"c", layers=[descriptor(b"1", LAYER_TYPE) | {"urls": ["http://a/\udfff"]}])),
