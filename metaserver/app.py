@@ -211,7 +211,7 @@ def _add_manifests(app: Flask, store: Catalogue) -> None:
     @app.post("/v1/tags/delete")
     def delete_tag() -> Response:
         wanted = _body(msg.DeleteTag)
-        store.delete_tag(wanted.repository, wanted.tag)
+        store.delete_tag(wanted.repository, wanted.tag, wanted.conditions)
         return _done()
 
     @app.get("/v1/referrers")

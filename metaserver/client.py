@@ -175,8 +175,8 @@ class HttpMetaStore:
     def delete_manifest(self, repository: str, digest: str) -> None:
         self._remove("/v1/manifests/delete", {"repository": repository, "digest": digest})
 
-    def delete_tag(self, repository: str, tag: str) -> None:
-        self._remove("/v1/tags/delete", {"repository": repository, "tag": tag})
+    def delete_tag(self, repository: str, tag: str, conditions: Sequence[Condition] = ()) -> None:
+        self._remove("/v1/tags/delete", to_json(msg.DeleteTag(repository, tag, tuple(conditions))))
 
     def tags(self, repository: str, after: str = "", limit: int = 1000) -> Page:
         return from_json(Page, self._get("/v1/tags", repository=repository, after=after, limit=limit))

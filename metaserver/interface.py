@@ -293,8 +293,9 @@ class Catalogue(Protocol):
         """Remove the manifest and every tag that points at it. Raises ManifestUnknown."""
         ...
 
-    def delete_tag(self, repository: str, tag: str) -> None:
-        """Remove the tag only. Raises ManifestUnknown."""
+    def delete_tag(self, repository: str, tag: str, conditions: Sequence[Condition] = ()) -> None:
+        """Remove the tag only, and only if it leads where `conditions`, all about this tag, want it to. Raises
+        ManifestUnknown, ConditionFailed."""
         ...
 
     def tags(self, repository: str, after: str = "", limit: int = 1000) -> Page:

@@ -79,7 +79,7 @@ _DELETE_REFERENCES = delete(m.manifest_references).where(m.manifest_references.c
 _LINKED = select(_links.c.digest).where(
     _links.c.repository == bindparam("of_repository"), _links.c.digest == bindparam("of_digest")
 )
-# Locked: deleting a tag locks nothing else.
+# Locked: who deletes a tag locks nothing else.
 _TAGGED = (
     select(m.tags.c.digest)
     .where(m.tags.c.repository == bindparam("of_repository"), m.tags.c.tag == bindparam("of_tag"))
@@ -151,7 +151,7 @@ class Manifests(Transactions):
             return result
         # Only now: that the chunks are dead had to be committed.
         if isinstance(result, Condition):
-            raise ConditionFailed(f"{result.reference} of {repository} is not what the request makes it depend on")
+            raise _condition_failed(repository, result)
         raise result
 
     def manifest(self, repository: str, reference: str) -> Manifest:
@@ -184,14 +184,21 @@ class Manifests(Transactions):
 
         self._write(delete_link)
 
-    def delete_tag(self, repository: str, tag: str) -> None:
+    def delete_tag(self, repository: str, tag: str, conditions: Sequence[Condition] = ()) -> None:
         check_name("the repository", repository)
         check_name("the tag", tag)
+        _check_conditions(conditions)
         parameters = {"of_repository": repository, "of_tag": tag}
 
         def delete_row(connection: Connection) -> None:
-            if connection.execute(_DELETE_TAG, parameters).rowcount == 0:
+            # Locked, so that what the conditions were held against is what goes.
+            found = connection.scalar(_TAGGED, parameters)
+            if found is None:
                 raise ManifestUnknown(f"{repository} has no tag {tag}")
+            for condition in conditions:
+                if not condition.is_met(found):
+                    raise _condition_failed(repository, condition)
+            connection.execute(_DELETE_TAG, parameters)
 
         self._write(delete_row)
 
@@ -218,6 +225,10 @@ class Manifests(Transactions):
             return ManifestPage(tuple(_from_row(row) for row in rows), more=len(found) > count)
 
         return self._read(list_referrers)
+
+
+def _condition_failed(repository: str, condition: Condition) -> ConditionFailed:
+    return ConditionFailed(f"{condition.reference} of {repository} is not what the request makes it depend on")
 
 
 def _unmet(connection: Connection, repository: str, digest: str, conditions: Sequence[Condition]) -> Condition | None:

@@ -130,6 +130,7 @@ class DeleteContent:
 class DeleteTag:
     repository: str
     tag: str
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from typing import Any, Final, Literal
 
 from flask import Flask, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Rule
 from werkzeug.wrappers import Response
 
 from registry_driver import blobs, listings, manifests, uploads
 from registry_driver.admission import Admission, Gate
-from registry_driver.calls import Answer, Call
+from registry_driver.calls import Answer, Call, answer
+from registry_driver.names import printable
 from registry_driver.oci_errors import MethodNotAllowed, RouteUnknown, error_answer
 from registry_driver.registry import Registry
 from registry_driver.routes import Noun, Route, parse_route
@@ -30,8 +32,6 @@ from wire.service import ROUTE_KEY, create_service
 from wire.transfer import Transfer
 
 _log = logging.getLogger("speedy.registry")
-
-_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 #: what the kernel's buffers take at once: a larger answer holds its place until it is sent
 _ANSWER_BYTES_SMALL: Final = 64 * 1024
@@ -100,16 +100,10 @@ def create_app(
     to start and close."""
     app = create_service("registry", key=None, ready=ready)
     front = _Front(registry, admission, body or BodyLimits())
+    app.view_functions["v2"] = front.serve
     for rule in ("/v2", "/v2/", "/v2/<path:rest>"):
-        app.add_url_rule(
-            rule,
-            "v2",
-            front.serve,
-            methods=_METHODS,
-            defaults=None,
-            provide_automatic_options=False,
-            strict_slashes=True,
-        )
+        # Of any method: which ones there are depends on what the path names.
+        app.url_map.add(Rule(rule, endpoint="v2", strict_slashes=True))
     # What never reaches a rule (other paths, odd methods) is answered in the API's form too.
     app.register_error_handler(HTTPException, _error_response)
     app.after_request(_name_version)
@@ -143,6 +137,8 @@ class _Front:
                 raise RouteUnknown("the registry has no such page")
             route = parse_route(rest, environ.get("RAW_URI", ""))
             environ[ROUTE_KEY] = f"/v2/ {route.noun}"
+            if current.method == "OPTIONS":
+                return answer(204, {"Allow": _allowed(route)})
             action = _action(route, current.method)
             response = self._run(action, Call(current, route.repository, route.reference, body))
         except SpeedyError as exc:
@@ -199,8 +195,12 @@ def _action(route: Route, method: str) -> Action:
     actions = ACTIONS[route.noun]
     action = actions.get(method)
     if action is None:
-        raise MethodNotAllowed(f"{method} is not supported here", allow=sorted(actions))
+        raise MethodNotAllowed(f"{printable(method)} is not supported here", allow=_allowed(route))
     return action
+
+
+def _allowed(route: Route) -> str:
+    return ", ".join(sorted({*ACTIONS[route.noun], "OPTIONS"}))
 
 
 def _error_response(exc: Exception) -> Response:

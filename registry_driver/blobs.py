@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from werkzeug.wrappers import Response
 
-from registry_driver.calls import Call, answer, head_answer, not_modified
+from registry_driver.calls import Call, answer, conditions, head_answer, not_modified
 from registry_driver.names import check_digest
 from registry_driver.ranges import ByteRange, parse_range
 from registry_driver.registry import Registry
@@ -47,7 +47,7 @@ def get_blob(registry: Registry, call: Call) -> Response:
 
 
 def delete_blob(registry: Registry, call: Call) -> Response:
-    registry.delete_blob(call.repository, check_digest(call.reference))
+    registry.delete_blob(call.repository, check_digest(call.reference), conditions(call))
     return answer(202, {})
 
 

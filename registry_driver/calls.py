@@ -10,6 +10,7 @@ from werkzeug.wrappers import Request, Response
 from metaserver.interface import Condition
 from registry_driver.oci_errors import QueryInvalid
 from wire.body import RequestBody
+from wire.errors import ConditionFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,13 @@ def head_answer(headers: Mapping[str, str], length: int) -> Answer:
 
 
 def not_modified(call: Call, etag: str) -> bool:
-    """Whether the client holds the content already (If-None-Match)."""
-    given = call.request.headers.get("If-None-Match")
+    """Whether the client holds the content already (If-None-Match). Raises ConditionFailed when it wants other content
+    (If-Match), which comes first (RFC 9110, 13.2.2)."""
+    headers = call.request.headers
+    wanted = headers.get("If-Match")
+    if wanted is not None and wanted.strip() != "*" and etag not in _etags(wanted, weak=False):
+        raise ConditionFailed("the content is another one than If-Match names")
+    given = headers.get("If-None-Match")
     if given is None:
         return False
     return given.strip() == "*" or etag in _etags(given, weak=True)
@@ -68,15 +74,20 @@ def _etags(header: str, *, weak: bool) -> Iterator[str]:
         yield stripped.removeprefix("W/") if weak else stripped
 
 
-def page_query(call: Call, limit_max: int) -> tuple[str, int]:
-    """`last` and `n` of a list request; without `n`, or with a larger one, pages have `limit_max` entries. Raises
-    QueryInvalid."""
+def last_query(call: Call) -> str:
+    """`last` of a list request: the entry after which the page begins. Raises QueryInvalid."""
     last = call.request.args.get("last", "")
     if len(last) > 512 or not last.isascii() or not last.isprintable():
         raise QueryInvalid("last must be an entry of the list")
+    return last
+
+
+def limit_query(call: Call, limit_max: int) -> int:
+    """`n` of a list request; without it, or with a larger one, pages have `limit_max` entries. Raises QueryInvalid."""
     text = call.request.args.get("n")
     if text is None:
-        return last, limit_max
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        return limit_max
+    if not (text.isascii() and text.isdigit()):
         raise QueryInvalid("n must be a number of entries")
-    return last, min(int(text), limit_max)
+    digits = text.lstrip("0")
+    return limit_max if len(digits) > len(str(limit_max)) else min(int(digits or "0"), limit_max)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from werkzeug.wrappers import Response
 
 from metaserver.interface import Manifest, ManifestPage
-from registry_driver.calls import Call, answer, page_query
+from registry_driver.calls import Call, answer, last_query, limit_query
 from registry_driver.manifest_document import OCI_INDEX
 from registry_driver.names import DigestInvalid, is_digest_form, is_media_type, printable
 from registry_driver.registry import Registry
@@ -27,7 +27,7 @@ def ping(registry: Registry, call: Call) -> Response:
 
 
 def list_tags(registry: Registry, call: Call) -> Response:
-    last, limit = page_query(call, TAGS_PAGE_MAX)
+    last, limit = last_query(call), limit_query(call, TAGS_PAGE_MAX)
     # n=0 asks for nothing, but still of a repository that must be there.
     page = registry.tags(call.repository, last, max(1, limit))
     names = page.names[:limit]
@@ -38,7 +38,7 @@ def list_tags(registry: Registry, call: Call) -> Response:
 
 
 def list_repositories(registry: Registry, call: Call) -> Response:
-    last, limit = page_query(call, REPOSITORIES_PAGE_MAX)
+    last, limit = last_query(call), limit_query(call, REPOSITORIES_PAGE_MAX)
     headers = dict(_JSON)
     if limit == 0:
         return answer(200, headers, b'{"repositories": []}')
@@ -54,9 +54,12 @@ def list_referrers(registry: Registry, call: Call) -> Response:
     if not is_digest_form(call.reference):
         raise DigestInvalid("referrers are asked for by a digest", digest=printable(call.reference))
     query = call.request.args
-    # A bare plus sign in a query means a space, which no media type holds: whoever wrote it meant the plus sign.
-    artifact_type = query.get("artifactType", "").replace(" ", "+") or None
-    last, _ = page_query(call, 1)
+    artifact_type = query.get("artifactType") or None
+    if artifact_type is not None and ";" not in artifact_type:
+        # A bare plus sign in a query means a space, which no media type without parameters holds: whoever wrote it
+        # meant the plus sign.
+        artifact_type = artifact_type.replace(" ", "+")
+    last = last_query(call)
     headers = {"Content-Type": OCI_INDEX}
     if artifact_type is not None:
         headers["OCI-Filters-Applied"] = "artifactType"
@@ -70,7 +73,8 @@ def list_referrers(registry: Registry, call: Call) -> Response:
     )
     more = page.more
     for manifest in page.manifests:
-        descriptor = json.dumps(_descriptor(manifest)).encode()
+        # As UTF-8, like most manifests: escaped, their annotations could take three times the bytes that clients take.
+        descriptor = json.dumps(_descriptor(manifest), ensure_ascii=False).encode()
         size += len(descriptor)
         if descriptors and size > REFERRERS_PAGE_BYTES:
             more = True

@@ -59,7 +59,7 @@ def put_manifest(registry: Registry, call: Call) -> Response:
 
 
 def delete_manifest(registry: Registry, call: Call) -> Response:
-    registry.delete_reference(call.repository, _known_form(call.reference))
+    registry.delete_reference(call.repository, _known_form(call.reference), conditions(call))
     return answer(202, {})
 
 

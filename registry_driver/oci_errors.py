@@ -31,7 +31,7 @@ class RouteUnknown(errors.NotFound):
 
 
 class MethodNotAllowed(errors.SpeedyError):
-    """details: allow (list of methods)."""
+    """details: allow (methods, as the header tells them)."""
 
     code = "method_not_allowed"
     status = 405
@@ -141,7 +141,7 @@ def _of_tree(exc: errors.SpeedyError) -> ErrorAnswer:
     elif status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     elif isinstance(exc, MethodNotAllowed):
-        headers["Allow"] = ", ".join(exc.details.get("allow", ()))
+        headers["Allow"] = str(exc.details.get("allow", ""))
     elif isinstance(exc, errors.RangeNotSatisfiable) and "size" in exc.details:
         headers["Content-Range"] = f"bytes */{exc.details['size']}"
     # Messages and details of our own faults speak of rooms, files and addresses: they belong in the log, not to

@@ -14,7 +14,8 @@ RANGES_MAX: Final = 1024
 _HEADER_CHARS_MAX = 64 * 1024
 _DIGITS_MAX = 19  # below 2**63
 
-_ONE = re.compile(r"([0-9]{0,19})-([0-9]{0,19})")
+# Numbers beyond every content are still numbers: what they ask for is clamped, or is not there.
+_ONE = re.compile(r"([0-9]{0,100})-([0-9]{0,100})")
 _CONTENT_RANGE = re.compile(r"(?:bytes[ =])?([0-9]{1,19})-([0-9]{1,19})(?:/(?:\*|[0-9]{1,19}))?")
 
 
@@ -39,18 +40,20 @@ def parse_range(header: str | None, size: int) -> list[ByteRange] | None:
     answer.
 
     Headers of another unit or form are ignored, as RFC 9110 wants it, and so are those that ask for more ranges than
-    RANGES_MAX or for more bytes than there are (overlaps): these would cost more than the file itself. Raises
+    RANGES_MAX or for more bytes than there are (overlaps): these would cost more than the file itself. An empty file is
+    always the answer as a whole: whoever asks for its beginning would take 416 for a fault. Raises
     RangeNotSatisfiable (details: size) when no part can be had, and also for a range that ends before it begins: a
     client that sends it would take the whole file for what it asked for.
     """
-    if header is None or not header.startswith("bytes=") or len(header) > _HEADER_CHARS_MAX:
+    if header is None or size == 0 or len(header) > _HEADER_CHARS_MAX:
         return None
-    parts = header[len("bytes=") :].split(",", RANGES_MAX)
-    if len(parts) > RANGES_MAX:
+    unit, _, asked = header.partition("=")
+    parts = [part for part in (part.strip(" \t") for part in asked.split(",")) if part]
+    if unit.lower() != "bytes" or not 0 < len(parts) <= RANGES_MAX:
         return None
     found: list[ByteRange] = []
     for part in parts:
-        match = _ONE.fullmatch(part.strip(" \t"))
+        match = _ONE.fullmatch(part)
         if match is None:
             return None
         first, last = match.groups()

@@ -33,6 +33,7 @@ from wire.errors import (
     ChunkDamaged,
     ChunkNotFound,
     ChunkUnreadable,
+    ConditionFailed,
     DigestMismatch,
     FileNotFound,
     InternalError,
@@ -190,8 +191,10 @@ class Registry:
         raises."""
         return ByteStream(self._blob_bytes(repository, blob, offset, offset + length))
 
-    def delete_blob(self, repository: str, digest: str) -> None:
-        """Raises BlobUnknown."""
+    def delete_blob(self, repository: str, digest: str, conditions: Sequence[Condition] = ()) -> None:
+        """Raises BlobUnknown, ConditionFailed."""
+        if not _holds(conditions, digest):
+            raise _not_as_wanted(self._meta.blob(repository, digest).digest)
         self._meta.delete_blob(repository, digest)
 
     # -- manifests and tags -------------------------------------------------------------------------------------------
@@ -269,12 +272,15 @@ class Registry:
         self._manifest_bytes.put(manifest.digest, body)
         return body
 
-    def delete_reference(self, repository: str, reference: str) -> None:
-        """Delete a tag, or by digest a manifest with all its tags. Raises ManifestUnknown."""
-        if is_digest(reference):
+    def delete_reference(self, repository: str, reference: str, conditions: Sequence[Condition] = ()) -> None:
+        """Delete a tag, or by digest a manifest with all its tags, if `conditions` are met. Raises ManifestUnknown,
+        ConditionFailed."""
+        if not is_digest(reference):
+            self._meta.delete_tag(repository, reference, conditions)
+        elif _holds(conditions, reference):
             self._meta.delete_manifest(repository, reference)
         else:
-            self._meta.delete_tag(repository, reference)
+            raise _not_as_wanted(self._meta.manifest(repository, reference).digest)
 
     def tags(self, repository: str, after: str, limit: int) -> Page:
         """Raises RepositoryUnknown."""
@@ -389,6 +395,15 @@ class Registry:
             _log.warning(
                 "chunks of a failed push could not be deleted", extra={"chunks": len(fragments), "error": str(exc)}
             )
+
+
+def _holds(conditions: Sequence[Condition], digest: str) -> bool:
+    """Whether all are met by what is found under its digest: where it is there, it is the same for ever."""
+    return all(condition.is_met(digest) for condition in conditions)
+
+
+def _not_as_wanted(digest: str) -> ConditionFailed:
+    return ConditionFailed(f"{digest} is not what the request makes it depend on")
 
 
 def _told(digest: Digest) -> str:

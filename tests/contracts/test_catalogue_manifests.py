@@ -324,6 +324,19 @@ def test_deleting_a_tag_keeps_the_manifest(store: MetaStore) -> None:
         store.manifest(REPO, "v1")
 
 
+def test_a_tag_is_deleted_only_while_it_leads_where_it_should(store: MetaStore) -> None:
+    manifest = put(store, "m1", "v1")
+    here = Condition("v1", (manifest.digest,), True)
+    for unmet in (Condition("v1", (LAYER,), True), Condition("v1", None, False), Condition("v1", here.digests, False)):
+        with pytest.raises(ConditionFailed):
+            store.delete_tag(REPO, "v1", [here, unmet])
+    assert store.tags(REPO).names == ("v1",)
+    with pytest.raises(ManifestUnknown):
+        store.delete_tag(REPO, "v2", [here])
+    store.delete_tag(REPO, "v1", [here, Condition("v1", (LAYER,), False)])
+    assert store.tags(REPO).names == ()
+
+
 def test_deleting_what_is_not_there_is_manifest_unknown(store: MetaStore) -> None:
     manifest = put(store, "m1", "v1")
     for repository, digest in ((REPO, digest_of("other")), ("unknown", manifest.digest), (REPO, LAYER)):

@@ -138,6 +138,18 @@ def test_a_manifest_that_depends_on_a_tag_waits_for_its_deletion_and_is_refused(
         store.manifest(REPO, "v1")
 
 
+def test_a_deletion_that_depends_on_a_tag_waits_for_a_push_of_it_and_is_refused(postgres_store: Opened) -> None:
+    store = postgres_store.store
+    store.put_manifest(REPO, new_manifest("old"), ["v1"])
+    outcome = meet(
+        postgres_store,
+        lambda other: other.put_manifest(REPO, new_manifest("new"), ["v1"]),
+        lambda mine: mine.delete_tag(REPO, "v1", [Condition("v1", (digest_of("old"),), True)]),
+    )
+    assert isinstance(outcome.exception(), ConditionFailed)
+    assert store.manifest(REPO, "v1").digest == digest_of("new")
+
+
 def test_a_manifest_that_depends_on_a_tag_waits_for_another_push_of_it_and_is_refused(postgres_store: Opened) -> None:
     store = postgres_store.store
     store.put_manifest(REPO, new_manifest("old"), [])

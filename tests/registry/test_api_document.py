@@ -85,6 +85,7 @@ ASKED: list[Asked] = [
     *_reads("/v2/{name}/referrers/{manifest}?last=%01", 400, "UNSUPPORTED"),
     *_reads(BLOB + "{blob}", 200),
     *_reads(BLOB + "{blob}", 304, headers={"If-None-Match": "*"}),
+    *_reads(BLOB + "{blob}", 412, "DENIED", headers={"If-Match": '"x"'}),
     *_reads(BLOB + "sha256:0", 400, "DIGEST_INVALID"),
     *_reads(BLOB + sha256(b"?"), 404, "BLOB_UNKNOWN"),
     Asked("GET", BLOB + "{blob}", 206, headers={"Range": "bytes=1-2"}),
@@ -92,6 +93,7 @@ ASKED: list[Asked] = [
     Asked("DELETE", BLOB + "{blob}", 202),
     Asked("DELETE", BLOB + "sha256:0", 400, "DIGEST_INVALID"),
     Asked("DELETE", BLOB + sha256(b"?"), 404, "BLOB_UNKNOWN"),
+    Asked("DELETE", BLOB + "{blob}", 412, "DENIED", headers={"If-None-Match": "*"}),
     Asked("POST", BLOB + "uploads/", 202),
     Asked("POST", BLOB + "uploads/?mount={blob}", 201),
     Asked("POST", BLOB + "uploads/?digest=" + sha256(b"?"), 400, "DIGEST_INVALID", b"!"),
@@ -115,6 +117,7 @@ ASKED: list[Asked] = [
     *_reads(MANIFEST + "{manifest}", 304, headers={"If-None-Match": "*"}),
     *_reads(MANIFEST + "sha256:0", 400, "DIGEST_INVALID"),
     *_reads(MANIFEST + "{tag}0", 404, "MANIFEST_UNKNOWN"),
+    *_reads(MANIFEST + "{tag}", 412, "DENIED", headers={"If-Match": '"x"'}),
     Asked("PUT", MANIFEST + "v1", 201, "", EMPTY_INDEX, _JSON),
     Asked("PUT", MANIFEST + sha256(b"?"), 400, "DIGEST_INVALID", LISTED),
     Asked("PUT", MANIFEST + "v1", 400, "MANIFEST_BLOB_UNKNOWN", LISTED),
@@ -125,6 +128,7 @@ ASKED: list[Asked] = [
     Asked("DELETE", MANIFEST + "{manifest}", 202),
     Asked("DELETE", MANIFEST + "sha256:0", 400, "DIGEST_INVALID"),
     Asked("DELETE", MANIFEST + "{tag}0", 404, "MANIFEST_UNKNOWN"),
+    Asked("DELETE", MANIFEST + "{tag}", 412, "DENIED", headers={"If-Match": '"x"'}),
 ]
 
 

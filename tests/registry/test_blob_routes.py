@@ -141,12 +141,22 @@ def test_a_deleted_blob_is_gone_at_once(client: Client, blob: str) -> None:
     assert client.send("DELETE", blob).status == 404
 
 
+def test_what_is_not_as_wanted_is_neither_sent_nor_deleted(client: Client, blob: str) -> None:
+    for method in ("GET", "HEAD", "DELETE"):
+        assert client.send(method, blob, headers={"If-Match": '"x"'}).status == 412
+    assert client.send("DELETE", blob, headers={"If-None-Match": "*"}).status == 412
+    etag = client.send("HEAD", blob, headers={"If-Match": "*"}).headers["ETag"]
+    assert client.send("GET", blob, headers={"If-Match": etag}).status == 200
+    assert client.send("DELETE", blob, headers={"If-Match": etag}).status == 202
+    assert client.send("DELETE", blob, headers={"If-Match": '"x"'}).status == 404
+
+
 def test_an_empty_blob_is_a_blob(client: Client, repository: str) -> None:
     path = f"/v2/{repository}/blobs/{client.push(repository, b'')}"
     reply = client.send("GET", path)
     assert (reply.status, reply.body, reply.headers["Content-Length"]) == (200, b"", "0")
     assert client.send("HEAD", path).headers["Content-Length"] == "0"
-    assert client.send("GET", path, headers={"Range": "bytes=0-"}).status == 416
+    assert client.send("GET", path, headers={"Range": "bytes=0-"}).status == 200
 
 
 def test_what_cannot_be_read_is_503_before_the_first_byte(client: Client, blob: str) -> None:

@@ -46,8 +46,9 @@ CASES: list[tuple[str, str, int, str]] = [
     ("GET", "/v2/a/blobs/uploads/", 405, "UNSUPPORTED"),
     ("POST", "/v2/a/manifests/v1", 405, "UNSUPPORTED"),
     ("PATCH", "/v2/a/manifests/v1", 405, "UNSUPPORTED"),
-    ("OPTIONS", "/v2/a/manifests/v1", 405, "UNSUPPORTED"),
     ("PROPFIND", "/v2/a/manifests/v1", 405, "UNSUPPORTED"),
+    ("OPTIONS", "/v2/a", 404, "UNSUPPORTED"),
+    ("PROPFIND", "/v2/A/manifests/v1", 400, "NAME_INVALID"),
     ("PUT", f"/v2/a/referrers/{DIGEST}", 405, "UNSUPPORTED"),
     ("POST", "/v2/_catalog", 405, "UNSUPPORTED"),
     # unknown things
@@ -66,7 +67,10 @@ def test_case(client: Client, method: str, path: str, status: int, code: str) ->
     reply = client.send(method, path, b"{}" if method in ("POST", "PUT", "PATCH") else None)
     assert (reply.status, reply.code()) == (status, code)
     if status == 405:
-        assert method not in reply.headers["Allow"].split(", ")
+        allowed = reply.headers["Allow"]
+        assert method not in allowed.split(", ")
+        options = client.send("OPTIONS", path)
+        assert (options.status, options.headers["Allow"], options.body) == (204, allowed, b"")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -78,7 +79,9 @@ class TestTags:
         assert (reply.status, reply.code()) == (400, "UNSUPPORTED")
 
     def test_more_than_a_page_can_hold_is_no_error(self, client: Client, tagged: str) -> None:
-        assert client.send("GET", f"{tagged}?n=999999999999").json()["tags"] == list(self.TAGS)
+        for many in ("999999999999", "1" + "0" * 30, "9" * 5000):
+            assert client.send("GET", f"{tagged}?n={many}").json()["tags"] == list(self.TAGS)
+        assert client.send("GET", f"{tagged}?n={'0' * 5000}2").json()["tags"] == list(self.TAGS[:2])
 
     @pytest.mark.parametrize("query", ["", "?n=0", "?n=5"])
     def test_of_an_unknown_repository_is_404(self, client: Client, repository: str, query: str) -> None:
@@ -146,6 +149,36 @@ class TestReferrers:
     def test_nobody_is_of_an_unknown_type(self, client: Client, repository: str, kind: str) -> None:
         reply = self.get(client, repository, "sha256:" + "0" * 64, f"?artifactType={kind}")
         assert reply.headers["OCI-Filters-Applied"] == "artifactType"
+
+    def test_of_parameters_that_mean_nothing_here_nothing_is_asked(self, client: Client, repository: str) -> None:
+        self.get(client, repository, "sha256:" + "0" * 64, "?n=-1&x")
+
+    def test_types_are_found_as_they_were_pushed(self, client: Client, repository: str) -> None:
+        client.push(repository, b"{}")
+        subject = descriptor(b"subject", OCI_MANIFEST)
+        for kind, asked in (
+            ("a/b+json", "a/b+json"),
+            ("a/c+json", "a%2Fc%2Bjson"),
+            ("text/x; charset=utf-8", "text/x;%20charset=utf-8"),
+            ("text/y; charset=utf-8", "text/y;+charset=utf-8"),
+            ("word", "word"),
+        ):
+            body = encoded(image(b"{}", artifactType=kind, subject=subject))
+            assert client.put_manifest(repository, sha256(body), body).status == 201
+            found = self.get(client, repository, sha256(b"subject"), f"?artifactType={asked}").json()["manifests"]
+            assert [(entry["digest"], entry["artifactType"]) for entry in found] == [(sha256(body), kind)]
+
+    def test_a_page_takes_no_more_bytes_than_the_manifests_took(self, client: Client, repository: str) -> None:
+        """Escaped, these annotations would take twelve million bytes; clients take four."""
+        client.push(repository, b"{}")
+        notes = {"note": "\N{GRINNING FACE}" * 1_000_000}
+        body = json.dumps(
+            image(b"{}", subject=descriptor(b"subject", OCI_MANIFEST), annotations=notes), ensure_ascii=False
+        ).encode()
+        assert client.put_manifest(repository, "v1", body).status == 201
+        reply = self.get(client, repository, sha256(b"subject"))
+        assert reply.json()["manifests"][0]["annotations"] == notes
+        assert len(reply.body) <= len(body)
 
     @pytest.mark.parametrize("digest", ["latest", "sha256:x", "sha256:" + "A" * 64, "%00", "a:b:c"])
     def test_a_malformed_digest_is_400(self, client: Client, repository: str, digest: str) -> None:

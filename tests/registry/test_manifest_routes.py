@@ -128,6 +128,29 @@ class TestConditions:
         assert self.put(client, repository, "v1", bodies[3], If_Match=f'"x" , {tags[2]}') == 201
         assert client.send("GET", path_of(repository, "v1")).body == bodies[3]
 
+    def test_a_deletion_that_depends_on_what_is_there(self, client: Client, repository: str) -> None:
+        (_, first), (body, second) = client.push_image(repository, "v1"), client.push_image(repository, "v1")
+        for reference in ("v1", second):
+            for refused in ({"If-Match": f'"{first}"'}, {"If-Match": f'W/"{second}"'}, {"If-None-Match": "*"}):
+                reply = client.send("DELETE", path_of(repository, reference), headers=refused)
+                assert (reply.status, reply.code()) == (412, "DENIED")
+                assert client.send("GET", path_of(repository, reference)).body == body
+        for absent in ("v2", sha256(b"?")):
+            assert client.send("DELETE", path_of(repository, absent), headers={"If-Match": "*"}).status == 404
+        met = {"If-Match": f'"x", "{second}"', "If-None-Match": f'"{first}"'}
+        assert client.send("DELETE", path_of(repository, "v1"), headers=met).status == 202
+        assert client.send("DELETE", path_of(repository, second), headers=met).status == 202
+        assert client.send("GET", path_of(repository, second)).status == 404
+
+    def test_a_read_that_depends_on_what_is_there(self, client: Client, repository: str) -> None:
+        _, digest = client.push_image(repository, "v1")
+        for method in ("GET", "HEAD"):
+            path = path_of(repository, "v1")
+            assert client.send(method, path, headers={"If-Match": f'"{digest}"'}).status == 200
+            both = {"If-Match": '"x"', "If-None-Match": f'"{digest}"'}
+            assert client.send(method, path, headers=both).status == 412
+            assert client.send(method, path_of(repository, "v2"), headers=both).status == 404
+
 
 def test_sha512_manifests(client: Client, repository: str) -> None:
     body, _ = client.push_image(repository, "first")

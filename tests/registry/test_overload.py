@@ -156,9 +156,7 @@ def at_once(client: Client, requests: list[bytes]) -> list[Reply]:
         socks = [held.enter_context(client.socket()) for _ in requests]
         for sock, data in zip(socks, requests, strict=True):
             sock.sendall(data)
-        return [
-            read_reply(sock, data.partition(b" ")[0].decode()) for sock, data in zip(socks, requests, strict=True)
-        ]
+        return [read_reply(sock, data.partition(b" ")[0].decode()) for sock, data in zip(socks, requests, strict=True)]
 
 
 def test_a_blob_that_is_pushed_by_many_at_once_is_there_once(narrow: Client) -> None:
