@@ -38,6 +38,7 @@ from native.checksum import crc32c
 from wire.arguments import announced_crc32c, number, query_number
 from wire.auth import ClusterKey
 from wire.body import RequestBody
+from wire.checks import unless_full
 from wire.errors import BadRequest, NotFound, RangeNotSatisfiable
 from wire.http import CRC_HEADER
 from wire.response import StreamResponse
@@ -69,7 +70,7 @@ def create_app(
     outgoing: PayloadMemory,
 ) -> Flask:
     """`incoming` and `outgoing` bound the memory of writes and reads apart, so that neither starves the other."""
-    app = create_service("chunkserver", key=key, ready=ready)
+    app = create_service("chunkserver", key=key, ready=unless_full(ready), writable=ready)
     metrics_of(app).register(StoreCollector(store))
 
     @app.put("/v1/chunks/<fid>")

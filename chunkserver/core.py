@@ -21,6 +21,7 @@ from native.engine import Engine, EngineOptions
 from native.errors import EngineError
 from native.values import RangeDigest, VolumeInfo
 from wire import errors
+from wire.space_reserve import SpaceReserve
 
 log = logging.getLogger("speedy.chunkserver")
 
@@ -28,8 +29,11 @@ log = logging.getLogger("speedy.chunkserver")
 class LocalChunkStore:
     """One data directory, open. put may be called from any number of threads: concurrent ones share their fdatasync."""
 
-    def __init__(self, directory: DataDirectory, chunks: Engine, scrub: ScrubLimits) -> None:
+    def __init__(
+        self, directory: DataDirectory, chunks: Engine, scrub: ScrubLimits, reserve: SpaceReserve | None = None
+    ) -> None:
         self._directory = directory
+        self._reserve = reserve
         self._engine = chunks
         self._scrubber = Scrubber(chunks, scrub)
         self._server_id = directory.identity.server_id
@@ -43,22 +47,30 @@ class LocalChunkStore:
         server_id: str | None = None,
         lock_wait_s: float = 0.0,
         scrub: ScrubLimits | None = None,
+        reserve: SpaceReserve | None = None,
     ) -> LocalChunkStore:
         """Open or create the data directory of a server of cluster `options.cluster_id`, and scrub it from now on.
+
+        While `reserve`, which stays the caller's, is given up, stat() tells of a full store: whoever filled the disk,
+        what is left of it is not for chunks.
 
         Raises Conflict when another process uses the directory, when it belongs to another server id or cluster, or
         was written by a newer program; Unavailable when its disk fails.
         """
         directory = DataDirectory.open(path, server_id=server_id, lock_wait_s=lock_wait_s)
         try:
-            return cls.open_in(directory, options, scrub)
+            return cls.open_in(directory, options, scrub, reserve)
         except BaseException:
             directory.close()
             raise
 
     @classmethod
     def open_in(
-        cls, directory: DataDirectory, options: EngineOptions, scrub: ScrubLimits | None = None
+        cls,
+        directory: DataDirectory,
+        options: EngineOptions,
+        scrub: ScrubLimits | None = None,
+        reserve: SpaceReserve | None = None,
     ) -> LocalChunkStore:
         """The store of a directory that is held already; the store closes it. On an error it stays the caller's."""
         directory.check_cluster(options.cluster_id)
@@ -76,7 +88,7 @@ class LocalChunkStore:
         except BaseException:
             chunks.close()
             raise
-        store = cls(directory, chunks, scrub or ScrubLimits())
+        store = cls(directory, chunks, scrub or ScrubLimits(), reserve)
         store._scrubber.start()
         return store
 
@@ -137,13 +149,14 @@ class LocalChunkStore:
             stat = self._engine.stat()
         except EngineError as exc:
             raise _translated(exc) from exc
+        full = stat.state == "rw" and self._reserve is not None and self._reserve.given_up
         return StoreStat(
             server_id=self._server_id,
-            state=cast(StoreState, stat.state),
+            state="ro_full" if full else cast(StoreState, stat.state),
             chunks=stat.chunks,
             live_bytes=stat.live_bytes,
             dead_bytes=stat.dead_bytes,
-            free_bytes=stat.free_bytes,
+            free_bytes=0 if full else stat.free_bytes,
             total_bytes=stat.total_bytes,
             volumes=stat.volumes,
             volumes_failed=stat.volumes_failed,

@@ -2,6 +2,7 @@
 
     <data>/server.json         server id and cluster id, written once, at the first start
     <data>/server.lock         flock'ed while a process uses the directory; holds that process's id
+    <data>/space.reserve, start.reserve   space for a full disk (wire.space_reserve)
     <data>/group-table.json    the last group table a master sent (chunkserver.table_file); disposable
     <data>/disk/               the engine's files (native/include/engine.h)
 
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wire.errors import BadRequest, Conflict, Unavailable
+from wire.space_reserve import FILES, give_up
 from wire.values import from_json
 
 _FORMAT = 1
@@ -114,6 +116,7 @@ def _lock(path: Path, wait_s: float) -> int:
                     holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
                     raise Conflict(f"data directory {path} is in use by another process (process id {holder})") from exc
                 time.sleep(_LOCK_POLL_S)
+        give_up(path, *FILES)  # starting writes too, if only this process id
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return fd

@@ -14,7 +14,7 @@ from chunkserver.core import LocalChunkStore
 from chunkserver.data_directory import DataDirectory
 from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat
 from native.values import RangeDigest, VolumeInfo
-from wire.errors import Conflict, Unavailable
+from wire.errors import Conflict, StorageFull, Unavailable
 
 
 class JoiningChunkStore:
@@ -50,10 +50,16 @@ class JoiningChunkStore:
             self._store = self._open_store(self._directory, cluster_id)
 
     def check(self) -> None:
-        """Return when chunks can be stored and read here; else raise what stands in the way."""
+        """Return when chunks can be stored and read here; else raise what stands in the way: StorageFull when they can
+        be read."""
         stat = self._opened().stat()
         if stat.state == "failed":
             raise Unavailable(f"the disk of server {self.server_id} has failed; it only serves reads")
+        if stat.state == "ro_full":
+            raise StorageFull(
+                f"the disk of server {self.server_id} is full to its reserve (chunkserver.reserve_bytes); "
+                "it only serves reads and deletes"
+            )
 
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
         self._opened().put(fid, payload, crc32c)

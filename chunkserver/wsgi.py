@@ -17,6 +17,7 @@ from wire.auth import ClusterKey
 from wire.buffers import IdleTrim
 from wire.server import RoomApp, StartRefused
 from wire.settings import ChunkServerSettings, Settings
+from wire.space_reserve import SpaceReserve
 
 #: how long a start waits for the process before it to leave the data directory
 LOCK_WAIT_S = 2.0
@@ -38,10 +39,13 @@ def build(settings: Settings) -> RoomApp:
     url = _advertised(own)
     key = ClusterKey.load(settings.cluster.key_file)
     directory = DataDirectory.open(own.data, server_id=own.server_id, lock_wait_s=LOCK_WAIT_S)
+    reserve = SpaceReserve(directory.path)
     try:
         store = JoiningChunkStore(
             directory,
-            lambda held, cluster_id: LocalChunkStore.open_in(held, engine_options(own, cluster_id), scrub_limits(own)),
+            lambda held, cluster_id: LocalChunkStore.open_in(
+                held, engine_options(own, cluster_id), scrub_limits(own), reserve
+            ),
         )
     except BaseException:
         directory.close()
@@ -55,10 +59,12 @@ def build(settings: Settings) -> RoomApp:
     app = create_app(store, key=key, ready=store.check, tables=tables, incoming=incoming, outgoing=outgoing)
     heartbeats.start()
     trim.start()
+    reserve.start()
 
     def close() -> None:
         heartbeats.stop()
         trim.close()
+        reserve.close()
         for master in masters:
             master.close()
         store.close()

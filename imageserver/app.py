@@ -28,6 +28,7 @@ from wire.arguments import announced_crc32c, body_as, query_number
 from wire.auth import ClusterKey
 from wire.body import RequestBody
 from wire.buffers import BufferPool
+from wire.checks import unless_full
 from wire.errors import BadRequest, PayloadTooLarge, RangeNotSatisfiable
 from wire.http import CRC_HEADER
 from wire.response import StreamResponse
@@ -66,7 +67,7 @@ def chunk_buffers(buffer_bytes: int, count_max: int, *, large_max: int = 2) -> C
 def create_app(
     store: ImageStore, *, key: ClusterKey | None, buffers: ChunkBuffers, counters: Counters | None = None
 ) -> Flask:
-    app = create_service("imageserver", key=key, ready=store.check)
+    app = create_service("imageserver", key=key, ready=unless_full(store.check), writable=store.check)
     if counters is not None:
         metrics_of(app).register(_CountersCollector(counters))
 

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chunkmaster.interface import ChunkMaster, FidRange
-from wire.errors import SpeedyError, Unavailable
+from wire.errors import SpeedyError, StorageFull, Unavailable
 
 log = logging.getLogger("speedy.imageserver")
 
 FETCH_PAUSE_FIRST_S = 0.2
 FETCH_PAUSE_MAX_S = 5.0
+
+#: how long a check waits for a range that somebody else is fetching
+CHECK_WAIT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class FidKeeper:
 
     def take(self, timeout_s: float) -> int:
         """A fid that nobody had before. Raises Unavailable when none is left and no master gives more within
-        `timeout_s`."""
+        `timeout_s`, StorageFull when the master's disk is the reason."""
         deadline_s = self._clock() + timeout_s
         while True:
             with self._changed:
@@ -105,9 +108,12 @@ class FidKeeper:
                 raise self._no_fids()
 
     def check(self) -> None:
-        """Return when a fid can be had without delay; else raise Unavailable with the reason."""
+        """Return when a fid can be had without delay; else raise Unavailable or StorageFull with the reason."""
         with self._changed:
             self._drop_ended()
+            if not self._ranges:
+                # Right after a start the first range is on its way: that is no reason to refuse anybody.
+                self._changed.wait_for(lambda: self._ranges or not self._fetching, CHECK_WAIT_S)
             if self._ranges:
                 return
             alone = not self._fetching and not self._stopped
@@ -143,7 +149,10 @@ class FidKeeper:
             if not self._close_range(fid_range):
                 break  # the next one would only wait for the same absent master
 
-    def _no_fids(self) -> Unavailable:
+    def _no_fids(self) -> SpeedyError:
+        if isinstance(self._error, StorageFull):
+            # The master's database has no room for the range's row: waiting does not help, making room does.
+            return StorageFull(f"no fids left: {self._error}")
         reason = f": {self._error}" if self._error is not None else ""
         return Unavailable(f"no fids left and no ChunkMaster gives new ones{reason}")
 

@@ -33,7 +33,8 @@ class ImageStore(Protocol):
 
         A failed replica burns the fid and another group is tried, within a deadline; repeating the call stores the
         chunk again under another fid. Raises ChecksumMismatch, PayloadTooLarge, NoGroupAvailable, StorageFull (every
-        group is full), Overloaded, DeadlineExceeded, Unavailable (no fids are left and no ChunkMaster gives new ones).
+        group is full, or the ChunkMaster's database), Overloaded, DeadlineExceeded, Unavailable (no fids are left and
+        no ChunkMaster gives new ones).
         """
         ...
 

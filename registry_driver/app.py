@@ -94,11 +94,12 @@ def create_app(
     *,
     ready: Callable[[], None],
     admission: Admission,
+    writable: Callable[[], None] | None = None,
     body: BodyLimits | None = None,
 ) -> Flask:
-    """The WSGI application. `ready` tells for /readyz whether the rooms behind answer; `admission` stays the caller's
-    to start and close."""
-    app = create_service("registry", key=None, ready=ready)
+    """The WSGI application. `ready` tells for /readyz whether the rooms behind answer, `writable` whether bytes can be
+    stored; `admission` stays the caller's to start and close."""
+    app = create_service("registry", key=None, ready=ready, writable=writable)
     front = _Front(registry, admission, body or BodyLimits())
     app.view_functions["v2"] = front.serve
     for rule in ("/v2", "/v2/", "/v2/<path:rest>"):

@@ -39,7 +39,8 @@ def compose(
         read_piece_bytes=read_piece_bytes,
     )
     limits = RegistryLimits(manifest_bytes_max=settings.manifest_bytes_max)
-    registry = Registry(meta, driver, CachedCheck(images.check), limits)
+    writable = CachedCheck(images.check)
+    registry = Registry(meta, driver, writable, limits)
     reclaimer = Reclaimer(meta, driver, min_age_s=settings.reclaim_after_s, upload_expires_s=settings.upload_expires_s)
     trimmer = IdleTrim(pool)
     admission = Admission(
@@ -58,6 +59,7 @@ def compose(
         # Only metadata decides whether this front end can serve: without ImageServers that take writes pulls go on, and
         # a balancer that looked elsewhere would find the same.
         ready=meta.check,
+        writable=writable,
         admission=admission,
         body=BodyLimits(idle_s=settings.body_idle_s),
     )

@@ -28,11 +28,11 @@ from imageserver.table import TableLimits
 from metaserver.core import LocalMetaStore
 from registry_driver.composition import compose
 from speedy.data_directory import ServerData
-from speedy.space_reserve import SpaceReserve
 from wire.auth import ClusterKey
 from wire.database import create_engine
 from wire.server import RoomApp
 from wire.settings import Settings
+from wire.space_reserve import SpaceReserve
 
 SERVER_ID = "embedded"
 MEMBER_URL = f"local:{SERVER_ID}"
@@ -59,12 +59,14 @@ def build(settings: Settings, held: ServerData) -> RoomApp:
         opened.callback(database.dispose)
         chunkmaster.migrations.upgrade(database, held.cluster_id)
         metaserver.migrations.upgrade(database)
+        reserve = SpaceReserve(held.path)
         store = LocalChunkStore.open(
             held.chunks,
             engine_options(settings.chunkserver, held.cluster_id),
             server_id=SERVER_ID,
             lock_wait_s=LOCK_WAIT_S,
             scrub=scrub_limits(settings.chunkserver),
+            reserve=reserve,
         )
         opened.callback(store.close)
         master = LocalChunkMaster(database, down_after_s=max(MEMBER_DOWN_AFTER_S, settings.chunkmaster.down_after_s))
@@ -95,7 +97,6 @@ def build(settings: Settings, held: ServerData) -> RoomApp:
         meta = LocalMetaStore(database)
         room = compose(meta, images, settings.registry, read_piece_bytes=_READ_PIECE_BYTES)
         opened.callback(room.close)
-        reserve = SpaceReserve(held.path)
         reserve.start()
         opened.callback(reserve.close)
         master_app = create_master_app(master, key=ClusterKey.load(held.key_file), ready=master.check)

@@ -23,7 +23,7 @@ def status(data: str | None, config_file: Path | None, as_json: bool) -> None:
     """Show rooms, groups, members, health and free space: of the cluster that the settings name, else of the embedded
     server on a data directory. The status is 1 unless everything is ready."""
     settings = read_settings(config_file, {"registry.data": data})
-    rooms = [(name, url, readiness(url)) for name, url in _rooms(settings)]
+    rooms = [(name, url, *readiness(url)) for name, url in _rooms(settings)]
     table, trouble = None, ""
     try:
         with reach_master(settings) as master:
@@ -31,12 +31,14 @@ def status(data: str | None, config_file: Path | None, as_json: bool) -> None:
     except SpeedyError as exc:
         trouble = str(exc)
     if as_json:
-        told = [{"room": name, "url": url, "ready": not reason, "reason": reason} for name, url, reason in rooms]
+        told = [{"room": name, "url": url, "ready": ready, "reason": reason} for name, url, ready, reason in rooms]
         click.echo(json.dumps({"rooms": told, "groups": table_as_json(table), "trouble": trouble}, indent=1))
     else:
-        print_processes([(name, url, "", "not ready" if reason else "ready", reason) for name, url, reason in rooms])
+        print_processes(
+            [(name, url, "", "ready" if ready else "not ready", reason) for name, url, ready, reason in rooms]
+        )
         print_groups(table, trouble)
-    if trouble or any(reason for _, _, reason in rooms):
+    if trouble or not all(ready for _, _, ready, _ in rooms):
         raise SystemExit(1)
 
 

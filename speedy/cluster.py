@@ -27,6 +27,7 @@ from wire.errors import Conflict, SpeedyError, Unavailable
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 35.0  # longer than a room's graceful stop
 _PROBE_TIMEOUT_S = 5.0
+_ANSWER_BYTES_MAX = 64 * 1024
 _POLL_S = 0.05
 # Who waits for a `down` waits for all of it: each room may take its own time to stop, and a little more to be killed.
 _LOCK_WAIT_S = len(ROOMS) * (STOP_TIMEOUT_S + KILL_WAIT_S)
@@ -47,7 +48,7 @@ class ClusterFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """`state`: "ready", "not ready" (`reason` says why), "down"."""
+    """`state`: "ready" (`reason`: why writes are refused, if they are), "not ready" (`reason` says why), "down"."""
 
     process: Process
     pid: int | None
@@ -243,8 +244,8 @@ class LocalCluster:
         identity = self._identity(process)
         if identity is None or not is_alive(identity):
             return ProcessState(process, None, "down", "")
-        reason = readiness(process.url)
-        return ProcessState(process, identity.pid, "not ready" if reason else "ready", reason)
+        ready, reason = readiness(process.url)
+        return ProcessState(process, identity.pid, "ready" if ready else "not ready", reason)
 
     def _identity(self, process: Process) -> ProcessIdentity | None:
         return read_pid_file(self._pid_file(process))
@@ -253,20 +254,28 @@ class LocalCluster:
         return self.directory / "run" / f"{process.name}.json"
 
 
-def readiness(url: str) -> str:
-    """ "" when the room at `url` is ready, else why it is not."""
+def readiness(url: str) -> tuple[bool, str]:
+    """If the room at `url` is ready, and why it is not, or why it takes no writes although it is."""
     try:
         # No proxy of the environment stands between rooms.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{url}/readyz", timeout=_PROBE_TIMEOUT_S):
-            return ""
+        with opener.open(f"{url}/readyz", timeout=_PROBE_TIMEOUT_S) as answer:
+            return True, _writes_refused(answer.read(_ANSWER_BYTES_MAX))
     except urllib.error.HTTPError as exc:
         try:
-            return str(json.loads(exc.read(64 * 1024))["error"]["message"])
+            return False, str(json.loads(exc.read(_ANSWER_BYTES_MAX))["error"]["message"])
         except (ValueError, KeyError, TypeError, OSError):
-            return f"status {exc.code}"
+            return False, f"status {exc.code}"
     except (OSError, SpeedyError) as exc:
-        return str(getattr(exc, "reason", exc))
+        return False, str(getattr(exc, "reason", exc))
+
+
+def _writes_refused(answer: bytes) -> str:
+    try:
+        told = json.loads(answer)
+        return f"writes are refused: {told['reason']['message']}" if told.get("writes") == "refused" else ""
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
 
 
 def _tail(log: Path) -> str:

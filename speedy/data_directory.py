@@ -5,7 +5,7 @@
 <data>/cluster.key    this cluster's key, made at the first start
 <data>/metadata.db    SQLite: groups, files, catalogue
 <data>/chunks/        the ChunkServer's directory (chunkserver.data_directory)
-<data>/space.reserve, start.reserve   space for a full disk (speedy.space_reserve)
+<data>/space.reserve, start.reserve   space for a full disk (wire.space_reserve)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from speedy import space_reserve
+from wire import space_reserve
 from wire.auth import ClusterKey
 from wire.errors import Conflict, Unavailable
 

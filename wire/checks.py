@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from wire.errors import InternalError, SpeedyError, Unavailable
+from wire.errors import InternalError, SpeedyError, StorageFull, Unavailable
 
 
 class CachedCheck:
@@ -14,7 +14,8 @@ class CachedCheck:
 
     While one caller waits for `check`, the others get the outcome before it: what is slow must not line them up. Before
     the first outcome they pass. With `late_s` the outcome before counts only until a check has gone on for so long:
-    then it is Unavailable. Callers wait for the first outcome until then.
+    then it is Unavailable. Callers wait for the first outcome until then. `detached` makes the check in a thread of its
+    own, so that nobody at all waits longer than `late_s`, which must be given.
     """
 
     def __init__(
@@ -23,11 +24,14 @@ class CachedCheck:
         keep_s: float = 1.0,
         *,
         late_s: float | None = None,
+        detached: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        assert late_s is not None or not detached
         self._check = check
         self._keep_s = keep_s
         self._late_s = late_s
+        self._detached = detached
         self._clock = clock
         self._answered = threading.Condition()
         self._asking_since_s: float | None = None
@@ -43,7 +47,7 @@ class CachedCheck:
                 self._asking_since_s = self._clock()
             failure = None if ask else self._outcome_before()
         if ask:
-            failure = self._ask()
+            failure = self._ask_detached() if self._detached else self._ask()
         if failure is not None:
             # A new object for each caller: a raised one collects the tracebacks of everybody who raises it.
             raise type(failure)(failure.message, **failure.details)
@@ -60,6 +64,13 @@ class CachedCheck:
                 return self._failure or Unavailable(f"what is checked has not answered for {self._late_s:g} s")
         return self._failure
 
+    def _ask_detached(self) -> SpeedyError | None:
+        threading.Thread(target=self._ask, name="check", daemon=True).start()
+        with self._answered:
+            if not self._answered.wait_for(lambda: self._asking_since_s is None, self._late_s):
+                return Unavailable(f"what is checked has not answered for {self._late_s:g} s")
+            return self._failure
+
     def _ask(self) -> SpeedyError | None:
         failure: SpeedyError | None = InternalError("the check broke")  # unless it comes to an end
         try:
@@ -72,3 +83,15 @@ class CachedCheck:
                 self._asking_since_s, self._asked_s, self._failure = None, self._clock(), failure
                 self._answered.notify_all()
         return failure
+
+
+def unless_full(check: Callable[[], object]) -> Callable[[], None]:
+    """`check` for who only reads: what is full serves all the same."""
+
+    def serves() -> None:
+        try:
+            check()
+        except StorageFull:
+            return
+
+    return serves

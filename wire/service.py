@@ -41,19 +41,24 @@ READY_LATE_S = 2.0
 StartResponse = Callable[..., Any]
 
 
-def create_service(name: str, *, key: ClusterKey | None, ready: Callable[[], object]) -> Flask:
+def create_service(
+    name: str, *, key: ClusterKey | None, ready: Callable[[], object], writable: Callable[[], object] | None = None
+) -> Flask:
     """A Flask app for the room `name`, to which the room adds its routes.
 
     `key`: every path but OPEN_PATHS asks for its signature (None: no check). `ready` is called for /readyz, by one
-    request at a time, and raises a SpeedyError that says what is missing.
+    request at a time, and raises a SpeedyError that says what is missing. `writable`: the same for writes alone, told
+    in the body of /readyz and in metrics. It changes no status: a full store serves all that it has, and a balancer
+    that turned away from it would take the pulls away too.
     """
     check_ready = CachedCheck(ready, READY_KEEP_S, late_s=READY_LATE_S)
+    check_writes = None if writable is None else CachedCheck(writable, READY_KEEP_S, late_s=READY_LATE_S, detached=True)
     app = Flask(__name__, static_folder=None, template_folder=None)
     app.name = name
     app.url_map.merge_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.json.compact = True  # type: ignore[attr-defined]
-    metrics = _Metrics(name)
+    metrics = _Metrics(name, check_writes)
     app.extensions["speedy.metrics"] = metrics.registry
     log = logging.getLogger(f"speedy.{name}")
 
@@ -106,7 +111,7 @@ def create_service(name: str, *, key: ClusterKey | None, ready: Callable[[], obj
             response = error_response(error)
             response.status_code = 503
             return response
-        return jsonify(status="ready", service=name)
+        return jsonify(status="ready", service=name, **_told_of_writes(check_writes))
 
     @app.get("/metrics")
     def show_metrics() -> Response:
@@ -131,6 +136,16 @@ def error_response(error: SpeedyError) -> Response:
     return response
 
 
+def _told_of_writes(check_writes: Callable[[], None] | None) -> dict[str, Any]:
+    if check_writes is None:
+        return {}
+    try:
+        check_writes()
+    except SpeedyError as error:
+        return {"writes": "refused", "reason": {"code": error.code, "message": error.message}}
+    return {"writes": "accepted"}
+
+
 def _target() -> str:
     """Path and query exactly as they came over the wire."""
     raw = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI") or request.full_path
@@ -149,8 +164,12 @@ def _body_error(error: Exception) -> SpeedyError | None:
 
 
 class _Metrics:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, check_writes: Callable[[], None] | None) -> None:
         self.registry = CollectorRegistry()
+        if check_writes is not None:
+            Gauge(
+                "speedy_writes_accepted", "1 while writes are taken, 0 while not", ("room",), registry=self.registry
+            ).labels(name).set_function(lambda: float(_told_of_writes(check_writes)["writes"] == "accepted"))
         self.requests = Counter(
             "speedy_requests",
             "Requests answered",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from chunkserver.client import HttpChunkStore
 from native.checksum import crc32c
 from tests.chunkmaster.rooms import KEY, free_port
 from tests.chunkserver.test_data_directory import flip_a_byte_of
+from tests.disks import small_disk, take_all
 from tests.wire.serving import Server, start, stop, wait_until
 from wire.errors import ChunkUnreadable, NotFound, SpeedyError, Unavailable
+from wire.space_reserve import RESERVE_FILE
 
 WAIT_S = 30.0
 PAYLOAD = os.urandom(300_000)
@@ -238,3 +241,50 @@ def test_a_killed_worker_is_replaced_and_has_the_chunks(bench: Bench) -> None:
 
     wait_until(back, WAIT_S, "the new worker")
     assert server.worker_pid != before
+
+
+def test_on_a_disk_that_others_filled_it_serves_reads_deletes_and_starts_again(bench: Bench) -> None:
+    with small_disk("ext4", 200 << 20, bench.place / "data") as disk:
+        try:
+            _fill_the_disk_of(bench, disk)
+        finally:
+            for server in reversed(bench.running):
+                stop(server)
+            bench.running.clear()
+
+
+def _fill_the_disk_of(bench: Bench, disk: Path) -> None:
+    bench.start_master()
+    server = bench.start_server(ready=False)
+    bench.master.add_group((("cs-1", bench.server_url),))
+    bench.wait_rw()
+    for fid in (1, 2, 3):
+        put(bench, fid)
+    assert server.get("/readyz") == (200, b'{"status":"ready","service":"chunkserver","writes":"accepted"}\n')
+    wait_until((disk / RESERVE_FILE).exists, WAIT_S, "a reserve")
+
+    take_all(disk / "of-somebody-else")
+    wait_until(lambda: (m := bench.member()) is not None and m.state == "ro_full", WAIT_S, "the full disk to be seen")
+    wait_until(lambda: not (disk / RESERVE_FILE).exists(), WAIT_S, "the reserve to be given up")
+    _is_full_and_serves(bench, server)
+    assert bench.store.delete(2)
+
+    server.stop(signal.SIGKILL)
+    os.truncate(disk / "server.lock", 0)  # as where it was killed before it could write its process id
+    take_all(disk / "of-somebody-else")
+    server = bench.start_server(ready=True)
+    _is_full_and_serves(bench, server)
+    with pytest.raises(NotFound):
+        get(bench, 2)
+    (disk / "of-somebody-else").unlink()
+    bench.wait_rw()
+    put(bench, 4)
+    wait_until(lambda: b'"writes":"accepted"' in server.get("/readyz")[1], WAIT_S, "writes to be accepted")
+
+
+def _is_full_and_serves(bench: Bench, server: Server) -> None:
+    status, body = server.get("/readyz")
+    assert status == 200
+    assert json.loads(body)["writes"] == "refused"
+    assert json.loads(body)["reason"]["code"] == "storage_full"
+    assert get(bench, 1) == get(bench, 3) == PAYLOAD

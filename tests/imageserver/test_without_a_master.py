@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from chunkmaster.interface import GroupTable, Member
+from chunkmaster.interface import FidRange, GroupTable, Member
 from imageserver.core import ImageLimits, LocalImageStore
 from imageserver.fids import FidKeeper, FidLimits
 from imageserver.table import FILE_NAME, GroupTableCache, TableLimits
 from native.checksum import crc32c
 from tests.imageserver.cluster import MemoryChunkMaster, MemoryCluster, memory_cluster
 from tests.imageserver.waiting import wait_until
-from wire.errors import Unavailable
+from wire.errors import StorageFull, Unavailable
 
 PAYLOAD = b"some layer's bytes" * 1000
 QUICK = ImageLimits(table=TableLimits(refresh_s=0.02))
@@ -62,6 +64,48 @@ def test_a_restarted_image_server_reads_without_a_master_from_its_kept_table(tmp
         put_and_read(second)
     finally:
         second.close()
+
+
+def test_a_master_whose_database_is_full_makes_the_store_full_and_not_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = memory_cluster()
+
+    def reserve_fids(owner: str, count: int) -> FidRange:
+        raise StorageFull("the database's disk is full")
+
+    monkeypatch.setattr(cluster.master, "reserve_fids", reserve_fids)
+    images = cluster.image_store()
+    with pytest.raises(StorageFull, match="database"):
+        images.check()
+    with pytest.raises(StorageFull, match="database"):
+        images.put_chunk(PAYLOAD, crc32c(PAYLOAD))
+    monkeypatch.undo()
+    put_and_read(images)
+
+
+def test_a_check_waits_for_the_first_range_that_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = memory_cluster()
+    asked, go_on = threading.Event(), threading.Event()
+    reserve = cluster.master.reserve_fids
+
+    def reserve_fids(owner: str, count: int) -> FidRange:
+        asked.set()
+        assert go_on.wait(10.0)
+        return reserve(owner, count)
+
+    monkeypatch.setattr(cluster.master, "reserve_fids", reserve_fids)
+    fids = FidKeeper(cluster.master, "host:1", time.monotonic)
+    fids.start()
+    try:
+        assert asked.wait(5.0)
+        with ThreadPoolExecutor(1) as threads:
+            checked = threads.submit(fids.check)
+            with pytest.raises(TimeoutError):
+                checked.result(0.2)
+            go_on.set()
+            checked.result(5.0)
+    finally:
+        go_on.set()
+        fids.close()
 
 
 def test_without_master_and_file_nothing_is_served_and_the_reason_is_told() -> None:

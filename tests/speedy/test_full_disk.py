@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from speedy.space_reserve import RESERVE_FILE
 from tests.disks import MIB, small_disk, take_all
 from tests.ports import free_port
 from tests.speedy.embedded import EmbeddedServer
 from tests.speedy.pushing import MANIFEST_TYPE, TIMEOUT_S, Pusher, digest_of, expect
 from tests.wire.serving import wait_until
+from wire.space_reserve import RESERVE_FILE
 
 DISK_BYTES = 256 * MIB
 BLOB_BYTES = 12 * MIB + 345
@@ -146,11 +146,18 @@ def test_without_a_byte_left_metadata_is_refused_too_pulls_go_on_and_so_does_eve
     again = serve(f"127.0.0.1:{free_port()}", SPEEDY_CHUNKSERVER_RESERVE_BYTES="0")
     worker = again.worker_pid()
     pusher = Pusher(again.url)
+    _refused(pusher.send("POST", f"/v2/{REPOSITORY}/blobs/uploads/"))
+    _refused(pusher.send("PUT", f"/v2/{REPOSITORY}/manifests/v4", manifest, Content_Type=MANIFEST_TYPE))
+    told = expect(pusher.send("GET", "/readyz"), 200).json()
+    assert (told["writes"], told["reason"]["code"]) == ("refused", "storage_full")
     for digest in taken:
         pusher.pull_blob(REPOSITORY, digest)
     _until_refused(lambda: _post_whole(pusher, os.urandom(BLOB_BYTES)), ballast)
     ballast.unlink()
     _push_when_there_is_room(pusher)
+    wait_until(
+        lambda: expect(pusher.send("GET", "/readyz"), 200).json()["writes"] == "accepted", TIMEOUT_S, "writes again"
+    )
     _is_unharmed(again, worker)
 
 
@@ -267,8 +274,8 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _refused(answer: requests.Response) -> None:
-    """507 or 503, with an error of the API's form."""
-    assert answer.status_code in (503, 507), f"{answer.status_code} {answer.text[:500]}"
+    """507, with an error of the API's form."""
+    assert answer.status_code == 507, f"{answer.status_code} {answer.text[:500]}"
     assert answer.headers["Content-Type"].startswith("application/json")
     errors = json.loads(answer.content)["errors"]
     assert errors

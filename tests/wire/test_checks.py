@@ -10,7 +10,7 @@ import pytest
 
 from tests.wire.raw import RawConnection, head
 from tests.wire.serving import start, stop
-from wire.checks import CachedCheck
+from wire.checks import CachedCheck, unless_full
 from wire.errors import InternalError, StorageFull, Unavailable
 
 
@@ -107,6 +107,49 @@ def test_the_first_outcome_is_waited_for_within_a_bound() -> None:
     with _hanging(cached, begun, go_on), pytest.raises(Unavailable):
         cached()
     cached()
+
+
+def test_nobody_waits_long_for_a_detached_check_not_even_who_asks_first() -> None:
+    go_on, ended = threading.Event(), threading.Event()
+
+    def check() -> None:
+        assert go_on.wait(10.0)
+        ended.set()
+
+    cached = CachedCheck(check, keep_s=60.0, late_s=0.05, detached=True)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            cached()
+    go_on.set()
+    assert ended.wait(5.0)
+    cached()  # its outcome is kept
+
+
+def test_a_detached_check_is_waited_for_when_it_is_quick() -> None:
+    full = [True]
+
+    def check() -> None:
+        if full[0]:
+            raise StorageFull("no room")
+
+    cached = CachedCheck(check, keep_s=0.0, late_s=10.0, detached=True)
+    with pytest.raises(StorageFull):
+        cached()
+    full.clear()
+    full.append(False)
+    cached()
+
+
+def test_what_is_full_serves_and_what_is_away_does_not() -> None:
+    def full() -> None:
+        raise StorageFull("no room")
+
+    def away() -> None:
+        raise Unavailable("no answer")
+
+    unless_full(full)()
+    with pytest.raises(Unavailable):
+        unless_full(away)()
 
 
 def test_a_check_that_breaks_is_no_success_for_the_next() -> None:

@@ -8,7 +8,7 @@ from werkzeug.test import Client, TestResponse
 
 from wire.auth import ClusterKey
 from wire.body import RequestBody
-from wire.errors import ERRORS_BY_CODE, Overloaded, SpeedyError, Unavailable
+from wire.errors import ERRORS_BY_CODE, Overloaded, SpeedyError, StorageFull, Unavailable
 from wire.response import StreamResponse
 from wire.service import create_service, metrics_of
 from wire.version import version
@@ -97,6 +97,30 @@ def test_ready_tells_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking[0] = ERRORS_BY_CODE["storage_full"]("the disk is full")
     assert get(app, "/readyz").status_code == 503
     assert get(app, "/healthz").json == {"status": "ok", "service": "room", "version": version()}
+
+
+def test_ready_tells_of_refused_writes_and_stays_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wire.service.READY_KEEP_S", 0.0)
+    refusals: list[SpeedyError] = []
+
+    def writable() -> None:
+        if refusals:
+            raise refusals[0]
+
+    app = create_service("room", key=None, ready=lambda: None, writable=writable)
+    assert get(app, "/readyz").json == {"status": "ready", "service": "room", "writes": "accepted"}
+    assert 'speedy_writes_accepted{room="room"} 1.0' in get(app, "/metrics").text
+    refusals.append(StorageFull("no byte is left"))
+    answer = get(app, "/readyz")
+    assert answer.status_code == 200
+    assert answer.json == {
+        "status": "ready",
+        "service": "room",
+        "writes": "refused",
+        "reason": {"code": "storage_full", "message": "no byte is left"},
+    }
+    assert 'speedy_writes_accepted{room="room"} 0.0' in get(app, "/metrics").text
+    assert get(make(), "/readyz").json == {"status": "ready", "service": "room"}
 
 
 def test_the_key_is_asked_for_everywhere_but_on_the_open_paths() -> None:

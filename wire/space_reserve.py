@@ -1,8 +1,9 @@
-"""Space that the embedded server keeps back for itself, in a file, for the day when the disk is full.
+"""Space that a server keeps back for itself, in files of its data directory, for the day when the disk is full.
 
 The chunk store leaves a reserve free, but others fill disks too. Then nothing could be deleted, since that is written
-down in the database, and a server that was stopped would not start again. So some MiB stand in two files: one goes away
-when the disk is full, for deletes, the other one when the server starts; both come back when there is space.
+down (in the store's delete logs, in the embedded server's database), and a server that was stopped would not start
+again. So some MiB stand in two files: one goes away when the disk is full, for deletes, the other one when the server
+starts; both come back when there is space.
 """
 
 from __future__ import annotations
@@ -72,6 +73,14 @@ class SpaceReserve:
         """Ends the thread, which start() has started. The reserve stays."""
         self._stopped.set()
         self._thread.join(timeout_s)
+
+    @property
+    def given_up(self) -> bool:
+        """What is left of the disk is for deletes. (A disk that cannot be asked has other troubles than being full.)"""
+        try:
+            return not (self._directory / RESERVE_FILE).exists() and _free_bytes(self._directory) < _HIGH_BYTES
+        except OSError:
+            return False
 
     def _run(self) -> None:
         while True:
