@@ -21,6 +21,7 @@ from werkzeug.wrappers import Response
 from registry_driver import blobs, listings, manifests, uploads
 from registry_driver.admission import Admission, Gate
 from registry_driver.calls import Answer, Call, answer
+from registry_driver.cors import CrossOrigin
 from registry_driver.names import printable
 from registry_driver.oci_errors import MethodNotAllowed, RouteUnknown, error_answer
 from registry_driver.registry import Registry
@@ -96,6 +97,7 @@ def create_app(
     admission: Admission,
     writable: Callable[[], None] | None = None,
     body: BodyLimits | None = None,
+    cross_origin: CrossOrigin | None = None,
 ) -> Flask:
     """The WSGI application. `ready` tells for /readyz whether the rooms behind answer, `writable` whether bytes can be
     stored; `admission` stays the caller's to start and close."""
@@ -107,7 +109,14 @@ def create_app(
         app.url_map.add(Rule(rule, endpoint="v2", strict_slashes=True))
     # What never reaches a rule (other paths, odd methods) is answered in the API's form too.
     app.register_error_handler(HTTPException, _error_response)
-    app.after_request(_name_version)
+    pages = cross_origin or CrossOrigin(())
+
+    @app.after_request
+    def complete(response: Response) -> Response:
+        response.headers.add(*_VERSION_HEADER)
+        pages.mark(request, response)
+        return response
+
     return app
 
 
@@ -185,11 +194,6 @@ class _Front:
         if isinstance(exc, UploadConflict) and route is not None:
             response.headers.update(uploads.session_headers(route.repository, route.reference, exc.offset))
         return response
-
-
-def _name_version(response: Response) -> Response:
-    response.headers.add(*_VERSION_HEADER)
-    return response
 
 
 def _action(route: Route, method: str) -> Action:

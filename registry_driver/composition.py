@@ -13,6 +13,7 @@ from metaserver.interface import MetaStore
 from registry_driver.admission import Admission, AdmissionLimits, Patience
 from registry_driver.app import BodyLimits, create_app
 from registry_driver.chunked import ChunkedDriver
+from registry_driver.cors import CrossOrigin
 from registry_driver.reclaim import Reclaimer
 from registry_driver.registry import Registry, RegistryLimits
 from wire.buffers import BufferPool, IdleTrim
@@ -62,6 +63,7 @@ def compose(
         writable=writable,
         admission=admission,
         body=BodyLimits(idle_s=settings.body_idle_s),
+        cross_origin=CrossOrigin(settings.web_origins),
     )
     admission.start()
     reclaimer.start()

@@ -31,6 +31,7 @@ from wire.settings_values import (
     Kind,
     Listen,
     Name,
+    OriginList,
     Share,
     Size,
     Url,
@@ -173,6 +174,9 @@ class RegistrySettings:
         7 * 86400.0,
         Duration(1, 366 * 86400),
         "an upload to which nothing was added for so long is ended, and its space taken back",
+    )
+    web_origins: tuple[str, ...] = _setting(
+        (), OriginList(), "sites whose pages may use the registry from a browser, such as a web interface (CORS)"
     )
     threads: int = _setting(640, _THREADS, "requests served at once, those that wait among them")
 

@@ -275,6 +275,44 @@ class UrlList:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginList:
+    """Sites as browsers name them in Origin: scheme, host and port where it is not the scheme's own."""
+
+    @property
+    def allowed(self) -> str:
+        return (
+            'a list of different origins of the form ["https://ui.example"] or ["http://ui.example:8080"], '
+            "in the environment separated by commas"
+        )
+
+    def parse(self, raw: Any, base: Path) -> tuple[str, ...]:
+        if isinstance(raw, str):
+            raw = [part for part in (piece.strip() for piece in raw.split(",")) if part]
+        if not isinstance(raw, list):
+            raise ValueError
+        origins = tuple(self._origin(item) for item in raw)
+        if len(set(origins)) != len(origins):
+            raise ValueError
+        return origins
+
+    def show(self, value: Any) -> str:
+        return ", ".join(value)
+
+    def _origin(self, raw: Any) -> str:
+        if not isinstance(raw, str):
+            raise ValueError
+        parts = urlsplit(raw.strip().lower())
+        own_port = {"http": 80, "https": 443}
+        extra = parts.path.strip("/") or parts.query or parts.fragment or not parts.netloc.isascii()
+        if parts.scheme not in own_port or not parts.hostname or extra or {"@", "*", " "} & set(parts.netloc):
+            raise ValueError
+        port = parts.port  # raises ValueError when it is not a number up to 65535
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        # Browsers leave the scheme's own port out, so that one that is written here would never match.
+        return f"{parts.scheme}://{host}" + ("" if port in (None, own_port[parts.scheme]) else f":{port}")
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseUrl:
     @property
     def allowed(self) -> str:

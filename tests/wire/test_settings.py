@@ -8,7 +8,7 @@ import pytest
 
 from wire.settings import Settings
 from wire.settings_load import SettingsError, effective, environment_name, load
-from wire.settings_values import Address, DatabaseUrl, Duration, Listen, Share, Size, UrlList
+from wire.settings_values import Address, DatabaseUrl, Duration, Listen, OriginList, Share, Size, UrlList
 
 BASE = Path("/base")
 
@@ -150,6 +150,11 @@ def test_durations(raw: object, seconds: float) -> None:
     assert Duration().parse(raw, BASE) == seconds
 
 
+def test_origins_are_kept_as_browsers_send_them() -> None:
+    raw = "HTTPS://UI.example:443/, http://ui.example:8080, http://[::1]:80"
+    assert OriginList().parse(raw, BASE) == ("https://ui.example", "http://ui.example:8080", "http://[::1]")
+
+
 @pytest.mark.parametrize(("raw", "share"), [(0, 0.0), (1, 1.0), (0.7, 0.7), ("0.25", 0.25)])
 def test_shares(raw: object, share: float) -> None:
     assert Share().parse(raw, BASE) == share
@@ -165,9 +170,15 @@ def test_shares(raw: object, share: float) -> None:
         (Listen(), 80),
         (UrlList(), ["http://a:1", "http://a:1/"]), (UrlList(), "ftp://a"), (UrlList(), [3]),
         (UrlList(), ["http://a:99999"]),
+        (OriginList(), "*"), (OriginList(), "ui.example"), (OriginList(), "https://*.example"),
+        (OriginList(), ["null"]),
+        (OriginList(), "https://a/ui"), (OriginList(), "https://me@a"), (OriginList(), ["http://a", "http://a:80"]),
+        (OriginList(), "http://a:99999"), (OriginList(), "http://a b"), (OriginList(), 5), (OriginList(), [5]),
         (DatabaseUrl(), "sqlite://"), (DatabaseUrl(), "sqlite:///:memory:"), (DatabaseUrl(), "x"),
     ],
 )  # fmt: skip
-def test_refused_values(kind: Size | Duration | Share | Listen | UrlList | DatabaseUrl, raw: object) -> None:
+def test_refused_values(
+    kind: Size | Duration | Share | Listen | UrlList | OriginList | DatabaseUrl, raw: object
+) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - kinds raise it bare; the loader makes the sentence
         kind.parse(raw, BASE)
