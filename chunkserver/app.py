@@ -13,6 +13,10 @@
     GET    /v1/scrub               ScrubStatus
     POST   /v1/scrub               {"action": "start" | "now" | "stop", "bytes_s": number or null} -> ScrubStatus;
                                    start: go on, or begin a round; now: begin a round; stop: pause
+    POST   /v1/operations          {"id": ..., "kind": "verify" | "compaction", "volumes": [...], "below": share or
+                                   null, "bytes_s": number or null} -> Operation, which has begun
+    GET    /v1/operations/<id>     Operation
+    DELETE /v1/operations/<id>     Operation, which was stopped
     GET    /v1/group-table         the last GroupTable that a master sent; 404 when there was none
 
 One difference from plain HTTP: a range that reaches beyond the chunk's end is refused and not cut, because a reader

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from chunkserver.interface import CHUNK_BYTES_MAX
 from wire.errors import BadRequest, PayloadTooLarge, RangeNotSatisfiable
 
 FID_MAX = (1 << 64) - 1
 LIST_LIMIT_MAX = 10_000
 RANGES_MAX = 4096
+VOLUME_MAX = (1 << 32) - 1
+VOLUMES_MAX = 4096
+_OPERATION_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def check_fid(fid: int) -> None:
@@ -53,6 +58,20 @@ def check_ranges(first_fid: int, span_log2: int, count: int) -> None:
         raise BadRequest(
             f"{count} ranges of 2**{span_log2} fids from {first_fid}: not at a multiple, or beyond the last fid"
         )
+
+
+def check_operation(operation_id: str, volumes: tuple[int, ...], bytes_s: int | None) -> None:
+    if not _OPERATION_ID.fullmatch(operation_id):
+        raise BadRequest(f"{operation_id[:80]!r} is no operation's id: 1 to 64 letters, digits and '-'")
+    if len(volumes) > VOLUMES_MAX or any(not 1 <= volume <= VOLUME_MAX for volume in volumes):
+        raise BadRequest(f"up to {VOLUMES_MAX} volumes, by numbers from 1 to {VOLUME_MAX}, are wanted")
+    if bytes_s is not None and not 0 <= bytes_s <= FID_MAX:
+        raise BadRequest(f"{bytes_s} bytes per second is no rate")
+
+
+def check_share(below: float | None) -> None:
+    if below is not None and not 0 < below <= 1:
+        raise BadRequest(f"a live share is above 0 and at most 1, not {below}")
 
 
 def check_rate(bytes_s: int | None) -> None:

@@ -6,13 +6,15 @@ from chunkmaster.interface import GroupTable
 from chunkserver.checks import (
     check_fid,
     check_list,
+    check_operation,
     check_payload,
     check_range,
     check_ranges,
     check_rate,
+    check_share,
     check_volume_list,
 )
-from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat
+from chunkserver.interface import Buffer, ChunkInfo, Operation, ScrubStatus, StoreStat
 from native.checksum import crc32c as crc32c_of
 from native.values import RangeDigest, VolumeInfo
 from wire.auth import ClusterKey
@@ -115,6 +117,37 @@ class HttpChunkStore:
 
     def _scrub(self, wish: dict[str, object]) -> ScrubStatus:
         return from_json(ScrubStatus, self._client.json("POST", "/v1/scrub", json=wish))
+
+    def start_verify(
+        self, operation_id: str, volumes: tuple[int, ...] = (), *, bytes_s: int | None = None
+    ) -> Operation:
+        check_operation(operation_id, volumes, bytes_s)
+        return self._begin({"id": operation_id, "kind": "verify", "volumes": volumes, "bytes_s": bytes_s})
+
+    def start_compaction(
+        self,
+        operation_id: str,
+        volumes: tuple[int, ...] = (),
+        *,
+        below: float | None = None,
+        bytes_s: int | None = None,
+    ) -> Operation:
+        check_operation(operation_id, volumes, bytes_s)
+        check_share(below)
+        return self._begin(
+            {"id": operation_id, "kind": "compaction", "volumes": volumes, "below": below, "bytes_s": bytes_s}
+        )
+
+    def operation(self, operation_id: str) -> Operation:
+        check_operation(operation_id, (), None)
+        return from_json(Operation, self._client.json("GET", f"/v1/operations/{operation_id}"))
+
+    def stop_operation(self, operation_id: str) -> Operation:
+        check_operation(operation_id, (), None)
+        return from_json(Operation, self._client.json("DELETE", f"/v1/operations/{operation_id}"))
+
+    def _begin(self, wish: dict[str, object]) -> Operation:
+        return from_json(Operation, self._client.json("POST", "/v1/operations", json=wish))
 
     def group_table(self) -> GroupTable:
         """The last group table a master sent to that server. Raises NotFound when there was none."""

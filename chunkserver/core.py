@@ -1,7 +1,7 @@
 """LocalChunkStore: the ChunkStore over the C engine, in this process.
 
-The only place where the engine's exceptions become ours. It adds nothing on the data path: payloads go from the
-caller's buffer to the disk, and from the disk into the caller's buffer.
+Chunks are here, what operators and repair ask is in chunkserver.upkeep. It adds nothing on the data path: payloads go
+from the caller's buffer to the disk, and from the disk into the caller's buffer.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from pathlib import Path
 from typing import cast
 
 import native.errors
-import native.values
-from chunkserver.checks import check_fid, check_list, check_payload, check_ranges, check_rate, check_volume_list
+from chunkserver.checks import check_fid, check_list, check_payload
 from chunkserver.data_directory import DataDirectory
-from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat, StoreState
-from chunkserver.scrubbing import Scrubber, ScrubLimits
+from chunkserver.engine_errors import translated
+from chunkserver.interface import Buffer, ChunkInfo, StoreStat, StoreState
+from chunkserver.scrubbing import ScrubLimits
+from chunkserver.upkeep import COMPACT_BELOW, CompactionLimits, LocalUpkeep, chunk_info
 from native.engine import Engine, EngineOptions
 from native.errors import EngineError
-from native.values import RangeDigest, VolumeInfo
 from wire import errors
 from wire.space_reserve import SpaceReserve
 
 log = logging.getLogger("speedy.chunkserver")
 
 
-class LocalChunkStore:
+class LocalChunkStore(LocalUpkeep):
     """One data directory, open. put may be called from any number of threads: concurrent ones share their fdatasync."""
 
     def __init__(
-        self, directory: DataDirectory, chunks: Engine, scrub: ScrubLimits, reserve: SpaceReserve | None = None
+        self,
+        directory: DataDirectory,
+        chunks: Engine,
+        scrub: ScrubLimits,
+        compaction: CompactionLimits,
+        reserve: SpaceReserve | None = None,
     ) -> None:
+        super().__init__(chunks, scrub, compaction)
         self._directory = directory
         self._reserve = reserve
-        self._engine = chunks
-        self._scrubber = Scrubber(chunks, scrub)
         self._server_id = directory.identity.server_id
 
     @classmethod
@@ -82,14 +86,16 @@ class LocalChunkStore:
         except OSError as exc:
             raise errors.Unavailable(f"{directory.disk} cannot be used: {exc}") from exc
         except EngineError as exc:
-            raise _translated(exc) from exc
+            raise translated(exc) from exc
         try:
             directory.join(options.cluster_id)
         except BaseException:
             chunks.close()
             raise
-        store = cls(directory, chunks, scrub or ScrubLimits(), reserve)
-        store._scrubber.start()
+        # A server that does not compact by itself does so below the usual share when it is told to.
+        compaction = CompactionLimits(options.compact_below or COMPACT_BELOW, options.compact_bytes_s)
+        store = cls(directory, chunks, scrub or ScrubLimits(), compaction, reserve)
+        store.start_upkeep()
         return store
 
     @property
@@ -112,7 +118,7 @@ class LocalChunkStore:
         try:
             self._engine.put(fid, view, crc32c)
         except EngineError as exc:
-            raise _translated(exc, fid) from exc
+            raise translated(exc, fid) from exc
 
     def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
         check_fid(fid)
@@ -121,34 +127,34 @@ class LocalChunkStore:
         try:
             self._engine.read_into(fid, offset, buffer)
         except EngineError as exc:
-            raise _translated(exc, fid) from exc
+            raise translated(exc, fid) from exc
 
     def info(self, fid: int) -> ChunkInfo:
         check_fid(fid)
         try:
-            return _chunk_info(self._engine.info(fid))
+            return chunk_info(self._engine.info(fid))
         except EngineError as exc:
-            raise _translated(exc, fid) from exc
+            raise translated(exc, fid) from exc
 
     def delete(self, fid: int) -> bool:
         check_fid(fid)
         try:
             return self._engine.delete(fid)
         except EngineError as exc:
-            raise _translated(exc, fid) from exc
+            raise translated(exc, fid) from exc
 
     def list_chunks(self, after_fid: int = 0, limit: int = 1000) -> list[ChunkInfo]:
         check_list(after_fid, limit)
         try:
-            return [_chunk_info(found) for found in self._engine.iterate(after_fid, limit)]
+            return [chunk_info(found) for found in self._engine.iterate(after_fid, limit)]
         except EngineError as exc:
-            raise _translated(exc) from exc
+            raise translated(exc) from exc
 
     def stat(self) -> StoreStat:
         try:
             stat = self._engine.stat()
         except EngineError as exc:
-            raise _translated(exc) from exc
+            raise translated(exc) from exc
         full = stat.state == "rw" and self._reserve is not None and self._reserve.given_up
         return StoreStat(
             server_id=self._server_id,
@@ -167,80 +173,15 @@ class LocalChunkStore:
             given_back_bytes=stat.given_back_bytes,
         )
 
-    def volumes(self) -> list[VolumeInfo]:
-        try:
-            return self._engine.volumes()
-        except EngineError as exc:
-            raise _translated(exc) from exc
-
-    def volume_chunks(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
-        check_volume_list(volume, after_offset, limit)
-        try:
-            return [_chunk_info(found) for found in self._engine.needles(volume, after_offset, limit)]
-        except EngineError as exc:
-            raise _translated(exc) from exc
-
-    def range_digests(self, first_fid: int, span_log2: int, count: int) -> list[RangeDigest]:
-        check_ranges(first_fid, span_log2, count)
-        try:
-            return self._engine.range_digests(first_fid, span_log2, count)
-        except EngineError as exc:
-            raise _translated(exc) from exc
-
-    def scrub_status(self) -> ScrubStatus:
-        try:
-            return self._scrubber.status()
-        except EngineError as exc:
-            raise _translated(exc) from exc
-
-    def start_scrub(self, *, fresh: bool = False, bytes_s: int | None = None) -> ScrubStatus:
-        check_rate(bytes_s)
-        try:
-            self._scrubber.run_now(fresh=fresh, bytes_s=bytes_s)
-        except EngineError as exc:
-            raise _translated(exc) from exc
-        return self.scrub_status()
-
-    def stop_scrub(self) -> ScrubStatus:
-        self._scrubber.pause()
-        return self.scrub_status()
-
     def close(self) -> None:
         """Write the checkpoint and let another process have the directory; harmless to repeat."""
-        self._scrubber.stop()
+        self.stop_upkeep()
         try:
             self._engine.close()
         except native.errors.DiskFull as exc:
             # Everything acknowledged is in the volumes: only the next start takes longer.
             log.warning("closed without a checkpoint: %s", exc)
         except EngineError as exc:
-            raise _translated(exc) from exc
+            raise translated(exc) from exc
         finally:
             self._directory.close()
-
-
-def _chunk_info(found: native.values.ChunkInfo) -> ChunkInfo:
-    return ChunkInfo(found.fid, found.length, found.crc32c, found.volume, found.offset, found.created_s)
-
-
-_TRANSLATION: dict[type[EngineError], type[errors.SpeedyError]] = {
-    native.errors.ChunkNotFound: errors.ChunkNotFound,
-    native.errors.VolumeNotFound: errors.VolumeNotFound,
-    native.errors.ChunkExists: errors.ChunkConflict,
-    native.errors.ChunkCorrupt: errors.ChunkUnreadable,
-    native.errors.ChecksumMismatch: errors.ChecksumMismatch,
-    native.errors.RangeInvalid: errors.RangeNotSatisfiable,
-    native.errors.DiskFull: errors.StorageFull,
-    native.errors.StoreBusy: errors.Overloaded,
-    native.errors.StoreFailed: errors.Unavailable,
-    native.errors.StoreLocked: errors.Conflict,
-    native.errors.StoreMismatch: errors.Conflict,
-}
-
-
-def _translated(exc: EngineError, fid: int = 0) -> errors.SpeedyError:
-    """The one translation of the engine's exceptions; what is not in the table is a store that was closed."""
-    kind = _TRANSLATION.get(type(exc), errors.Unavailable)
-    if kind is errors.StorageFull:
-        return kind(f"{exc}; the setting is chunkserver.reserve_bytes")
-    return kind(str(exc), fid=fid) if fid else kind(str(exc))

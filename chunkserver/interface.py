@@ -88,6 +88,45 @@ class ScrubStatus:
     damage: tuple[Damage, ...]
 
 
+OperationKind = Literal["verify", "compaction"]
+
+#: stopped: before it was done, because somebody said so or nobody asked for it any more; failed: `trouble` says why
+OperationState = Literal["running", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Something that an operator has started and that takes long. Sizes in bytes, times are Unix time, 0.0 for not yet.
+
+    `volumes` are those that were named, () for all; `bytes_s` is the rate, 0 for none. `done_bytes` of `total_bytes`
+    live ones (of a compaction, those that it seemed to have to copy when it began) and `chunks` have been verified, or
+    copied. `damaged` counts the damaged places that a verification found, of which `damage` lists up to 1,024. A
+    compaction made the file system `given_back_bytes` richer, by what its files really take; `volumes_damaged` hold
+    damaged chunks and stay as they are. `volumes_gone` were compacted while they were verified, which verifies them
+    too; `volumes_left` were named and are still there.
+    """
+
+    id: str
+    kind: OperationKind
+    state: OperationState
+    volumes: tuple[int, ...]
+    bytes_s: int
+    started_s: float
+    ended_s: float = 0.0
+    trouble: str = ""
+    total_bytes: int = 0
+    done_bytes: int = 0
+    chunks: int = 0
+    damaged: int = 0
+    damage: tuple[Damage, ...] = ()
+    given_back_bytes: int = 0
+    volumes_removed: int = 0
+    volumes_made: int = 0
+    volumes_damaged: int = 0
+    volumes_gone: tuple[int, ...] = ()
+    volumes_left: tuple[int, ...] = ()
+
+
 class ChunkStore(Protocol):
     """All methods are thread-safe and harmless to repeat. All raise BadRequest for numbers that are out of range, and
     Unavailable when the store is closed or cannot be reached."""
@@ -128,7 +167,11 @@ class ChunkStore(Protocol):
 
 class ChunkUpkeep(Protocol):
     """What operators and repair ask of a ChunkServer beyond its chunks. All methods are thread-safe and harmless to
-    repeat; none but the scrub itself reads a byte of payload."""
+    repeat; only the scrub and operations read payload.
+
+    One operation runs at a time. Its id is the caller's choice (1 to 64 letters, digits and "-"), so that the call that
+    starts it may be repeated. It ends with the server's process, or when nobody has asked for it for five minutes.
+    """
 
     def volumes(self) -> list[VolumeInfo]:
         """The volumes that can be read, ascending by id."""
@@ -157,6 +200,43 @@ class ChunkUpkeep(Protocol):
 
     def stop_scrub(self) -> ScrubStatus:
         """Pause until start_scrub or a restart; where it stopped is kept."""
+        ...
+
+    def start_verify(
+        self, operation_id: str, volumes: tuple[int, ...] = (), *, bytes_s: int | None = None
+    ) -> Operation:
+        """Begin to read and verify the live chunks of these volumes (none named: of all that there are now), past the
+        page cache and apart from the rounds of the scrub.
+
+        `bytes_s` is the rate in bytes per second, 0 for none, None for that of the scrub. Raises VolumeNotFound,
+        Conflict while another operation runs, BadRequest for a malformed id or rate, and when the scrub has no rate.
+        """
+        ...
+
+    def start_compaction(
+        self,
+        operation_id: str,
+        volumes: tuple[int, ...] = (),
+        *,
+        below: float | None = None,
+        bytes_s: int | None = None,
+    ) -> Operation:
+        """Begin to compact these volumes whatever they hold; none named: all with a live share below `below` (above 0,
+        at most 1; None: the server's own).
+
+        `bytes_s` bounds what is written per second, 0: nothing does, None: the server's own bound. Raises as
+        start_verify.
+        """
+        ...
+
+    def operation(self, operation_id: str) -> Operation:
+        """How the operation is: the one that runs, or the last one. Raises OperationNotFound for any other; after a
+        restart for all."""
+        ...
+
+    def stop_operation(self, operation_id: str) -> Operation:
+        """End it early: what it has done by then counts. Returns when it has ended, or after five seconds. Raises as
+        `operation`."""
         ...
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from chunkserver.core import LocalChunkStore
 from chunkserver.data_directory import DataDirectory
-from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat
+from chunkserver.interface import Buffer, ChunkInfo, Operation, ScrubStatus, StoreStat
 from native.values import RangeDigest, VolumeInfo
 from wire.errors import Conflict, StorageFull, Unavailable
 
@@ -96,6 +96,27 @@ class JoiningChunkStore:
 
     def stop_scrub(self) -> ScrubStatus:
         return self._opened().stop_scrub()
+
+    def start_verify(
+        self, operation_id: str, volumes: tuple[int, ...] = (), *, bytes_s: int | None = None
+    ) -> Operation:
+        return self._opened().start_verify(operation_id, volumes, bytes_s=bytes_s)
+
+    def start_compaction(
+        self,
+        operation_id: str,
+        volumes: tuple[int, ...] = (),
+        *,
+        below: float | None = None,
+        bytes_s: int | None = None,
+    ) -> Operation:
+        return self._opened().start_compaction(operation_id, volumes, below=below, bytes_s=bytes_s)
+
+    def operation(self, operation_id: str) -> Operation:
+        return self._opened().operation(operation_id)
+
+    def stop_operation(self, operation_id: str) -> Operation:
+        return self._opened().stop_operation(operation_id)
 
     def close(self) -> None:
         with self._lock:

@@ -11,16 +11,26 @@ from dataclasses import replace
 from chunkserver.checks import (
     check_fid,
     check_list,
+    check_operation,
     check_payload,
     check_range,
     check_ranges,
     check_rate,
+    check_share,
     check_volume_list,
 )
-from chunkserver.interface import Buffer, ChunkInfo, ScrubStatus, StoreStat
+from chunkserver.interface import Buffer, ChunkInfo, Operation, OperationKind, ScrubStatus, StoreStat
 from native.checksum import crc32c as crc32c_of
 from native.values import Damage, RangeDigest, VolumeInfo
-from wire.errors import ChecksumMismatch, ChunkConflict, ChunkNotFound, StorageFull, VolumeNotFound
+from wire.errors import (
+    ChecksumMismatch,
+    ChunkConflict,
+    ChunkNotFound,
+    Conflict,
+    OperationNotFound,
+    StorageFull,
+    VolumeNotFound,
+)
 
 _U64 = (1 << 64) - 1
 _VOLUME = 1
@@ -43,6 +53,7 @@ class MemoryChunkStore:
         self._tail = 0
         self._fid_max = 0
         self._uuid = str(uuid.uuid4())
+        self._operation: Operation | None = None
         self._scrub = ScrubStatus("idle", 0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, ())
 
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
@@ -171,11 +182,7 @@ class MemoryChunkStore:
         check_rate(bytes_s)
         with self._lock:
             now_s = time.time()
-            damage = tuple(
-                Damage(info.fid, info.volume, info.offset, info.length, "the payload fails its checksum", now_s)
-                for stored, info in self._chunks.values()
-                if crc32c_of(stored) != info.crc32c
-            )
+            damage = self._damage(now_s)
             self._scrub = ScrubStatus(
                 state="idle",
                 round=self._scrub.round + 1,
@@ -198,6 +205,70 @@ class MemoryChunkStore:
         with self._lock:
             self._scrub = replace(self._scrub, state="paused")
             return self._scrub
+
+    def start_verify(
+        self, operation_id: str, volumes: tuple[int, ...] = (), *, bytes_s: int | None = None
+    ) -> Operation:
+        """All of it, at once."""
+        check_operation(operation_id, volumes, bytes_s)
+        return self._begin(operation_id, "verify", volumes, bytes_s)
+
+    def start_compaction(
+        self,
+        operation_id: str,
+        volumes: tuple[int, ...] = (),
+        *,
+        below: float | None = None,
+        bytes_s: int | None = None,
+    ) -> Operation:
+        """There is nothing to give back: what is deleted is gone at once."""
+        check_operation(operation_id, volumes, bytes_s)
+        check_share(below)
+        return self._begin(operation_id, "compaction", volumes, bytes_s)
+
+    def operation(self, operation_id: str) -> Operation:
+        check_operation(operation_id, (), None)
+        with self._lock:
+            if self._operation is None or self._operation.id != operation_id:
+                raise OperationNotFound(f"no operation {operation_id}")
+            return self._operation
+
+    def stop_operation(self, operation_id: str) -> Operation:
+        return self.operation(operation_id)
+
+    def _begin(
+        self, operation_id: str, kind: OperationKind, volumes: tuple[int, ...], bytes_s: int | None
+    ) -> Operation:
+        if set(volumes) - {_VOLUME}:
+            raise VolumeNotFound(f"no volume {', '.join(map(str, volumes))}")
+        with self._lock:
+            last = self._operation
+            if last is not None and last.id == operation_id:
+                if last.kind != kind:
+                    raise Conflict(f"operation {operation_id} is a {last.kind}")
+                return last
+            now_s = time.time()
+            done = Operation(operation_id, kind, "done", volumes, bytes_s or 0, now_s, now_s)
+            if kind == "verify":
+                damage = self._damage(now_s)
+                done = replace(
+                    done,
+                    total_bytes=self._live_bytes,
+                    done_bytes=self._live_bytes,
+                    chunks=len(self._chunks),
+                    damaged=len(damage),
+                    damage=damage[:1024],
+                )
+            self._operation = done
+            return done
+
+    def _damage(self, now_s: float) -> tuple[Damage, ...]:
+        """With the lock."""
+        return tuple(
+            Damage(info.fid, info.volume, info.offset, info.length, "the payload fails its checksum", now_s)
+            for stored, info in self._chunks.values()
+            if crc32c_of(stored) != info.crc32c
+        )
 
     @property
     def _free_bytes(self) -> int:

@@ -7,16 +7,26 @@ from typing import Literal
 
 from flask import Flask, Response, jsonify
 
-from chunkserver.interface import ChunkUpkeep
+from chunkserver.interface import ChunkUpkeep, OperationKind
 from wire.arguments import body_as, number, query_number
 from wire.values import to_json
 
-BODY_BYTES_MAX = 4096
+#: the longest list of volumes fits
+BODY_BYTES_MAX = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubWish:
     action: Literal["start", "now", "stop"]
+    bytes_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationWish:
+    id: str
+    kind: OperationKind
+    volumes: tuple[int, ...] = ()
+    below: float | None = None
     bytes_s: int | None = None
 
 
@@ -47,3 +57,19 @@ def add_upkeep_routes(app: Flask, store: ChunkUpkeep) -> None:
         if wish.action == "stop":
             return jsonify(to_json(store.stop_scrub()))
         return jsonify(to_json(store.start_scrub(fresh=wish.action == "now", bytes_s=wish.bytes_s)))
+
+    @app.post("/v1/operations")
+    def start_operation() -> Response:
+        wish = body_as(OperationWish, BODY_BYTES_MAX)
+        if wish.kind == "verify":
+            return jsonify(to_json(store.start_verify(wish.id, wish.volumes, bytes_s=wish.bytes_s)))
+        begun = store.start_compaction(wish.id, wish.volumes, below=wish.below, bytes_s=wish.bytes_s)
+        return jsonify(to_json(begun))
+
+    @app.get("/v1/operations/<operation_id>")
+    def operation(operation_id: str) -> Response:
+        return jsonify(to_json(store.operation(operation_id)))
+
+    @app.delete("/v1/operations/<operation_id>")
+    def stop_operation(operation_id: str) -> Response:
+        return jsonify(to_json(store.stop_operation(operation_id)))

@@ -8,7 +8,7 @@
     │   └── DigestMismatch        content does not have the digest it was pushed under
     ├── Unauthorized 401          no or wrong cluster key
     ├── NotFound 404
-    │   ├── ChunkNotFound · VolumeNotFound · FileNotFound · GroupNotFound
+    │   ├── ChunkNotFound · VolumeNotFound · OperationNotFound · FileNotFound · GroupNotFound
     │   └── RepositoryUnknown · BlobUnknown · ManifestUnknown · UploadUnknown
     ├── Conflict 409
     │   ├── ChunkConflict         other bytes are stored under this fid
@@ -97,6 +97,10 @@ class ChunkNotFound(NotFound):
 
 class VolumeNotFound(NotFound):
     code = "volume_not_found"
+
+
+class OperationNotFound(NotFound):
+    code = "operation_not_found"
 
 
 class FileNotFound(NotFound):

@@ -68,6 +68,16 @@ static void needle(engine_store *store, struct scrub_reading *reading, engine_ve
     verifying->next++;
 }
 
+/* What was read ahead would have to be read again by the next call. */
+static bool is_read_already(const struct scrub_reading *reading, const struct verifying *verifying)
+{
+    if (verifying->next >= verifying->count || verifying->volume != reading->volume)
+        return false;
+    const struct chunk_place *place = &verifying->places[verifying->next];
+    return place->offset >= reading->base && place->offset + needle_footprint(place->length, place->header_length) <=
+                                                 reading->base + reading->length;
+}
+
 /* verifying.work is held. */
 static int verify(engine_store *store, struct volume *volume, uint64_t bytes_max, engine_verification *told,
                   engine_damage *damage, size_t limit, engine_error *error)
@@ -79,7 +89,8 @@ static int verify(engine_store *store, struct volume *volume, uint64_t bytes_max
         (void)failure(error, status, 0, "no memory to verify a volume");
     if (status == ENGINE_OK && told->offset < VOLUME_DATA_START)
         superblocks(store, &reading, told, damage);
-    while (status == ENGINE_OK && reading.read_bytes < bytes_max && told->damaged < limit && !store_is_closing(store)) {
+    while (status == ENGINE_OK && told->damaged < limit && !store_is_closing(store) &&
+           (reading.read_bytes < bytes_max || is_read_already(&reading, verifying))) {
         status = gather(store, volume, told->offset, error);
         if (status == ENGINE_OK && verifying->next == verifying->count) {
             told->ended = 1;

@@ -77,6 +77,9 @@ ROUTES = [
     ("GET", "/v1/digests?first=0&span_log2=8&count=1"),
     ("GET", "/v1/scrub"),
     ("POST", "/v1/scrub"),
+    ("POST", "/v1/operations"),
+    ("GET", "/v1/operations/one"),
+    ("DELETE", "/v1/operations/one"),
     ("GET", "/v1/group-table"),
     ("GET", "/v1/nothing"),
 ]
@@ -105,6 +108,26 @@ def test_health_and_metrics_are_free(server: Server, path: str) -> None:
     assert server.get(path)[0] == 200
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"id": "a"}',
+        b'{"id": "a", "kind": "format"}',
+        b'{"id": "a", "kind": "verify", "volumes": ["1"]}',
+        b'{"id": 1, "kind": "verify"}',
+        b'{"id": "a/b", "kind": "verify"}',
+        b'{"id": "a", "kind": "compaction", "below": 7}',
+    ],
+)
+def test_a_malformed_wish_for_an_operation_begins_nothing(server: Server, body: bytes) -> None:
+    status, _, answer = ask(server, "POST", "/v1/operations", body)
+    assert (status, code_of(answer)) == (400, "bad_request")
+    assert ask(server, "GET", "/v1/operations/a")[0] == 404
+
+
 def test_every_route_of_the_app_is_in_the_table_above(server: Server) -> None:
     # A route that is added must be tried without the key, too.
     from chunkserver.app import create_app
@@ -122,7 +145,7 @@ def test_every_route_of_the_app_is_in_the_table_above(server: Server) -> None:
         outgoing=memory,
     )
     rules = {rule.rule for rule in app.url_map.iter_rules()} - {"/healthz", "/readyz", "/metrics"}
-    assert {rule.replace("<fid>", "N").replace("<volume>", "N") for rule in rules} == {
+    assert {rule.replace("<fid>", "N").replace("<volume>", "N").replace("<operation_id>", "one") for rule in rules} == {
         path.partition("?")[0].replace(f"/{FID + 1}", "/N").replace(f"/{FID}", "/N").replace("/1/", "/N/")
         for _, path in ROUTES[:-1]
     }

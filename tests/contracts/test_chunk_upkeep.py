@@ -12,13 +12,13 @@ import pytest
 
 from chunkserver.client import HttpChunkStore
 from chunkserver.core import LocalChunkStore
-from chunkserver.interface import ChunkServer
+from chunkserver.interface import ChunkServer, Operation
 from chunkserver.memory import MemoryChunkStore
 from native.checksum import crc32c
 from tests.chunkmaster.rooms import KEY
 from tests.chunkserver.rooms import engine_options
 from tests.wire.serving import serving, wait_until
-from wire.errors import BadRequest, VolumeNotFound
+from wire.errors import BadRequest, Conflict, OperationNotFound, VolumeNotFound
 
 WAIT_S = 60.0
 #: each test has a range of fids of its own
@@ -148,3 +148,83 @@ def test_a_scrub_can_be_stopped_and_goes_on_when_it_is_started(store: ChunkServe
 def test_what_is_no_rate_is_refused(store: ChunkServer, bytes_s: int) -> None:
     with pytest.raises(BadRequest):
         store.start_scrub(bytes_s=bytes_s)
+
+
+def ended(store: ChunkServer, operation_id: str) -> Operation:
+    wait_until(lambda: store.operation(operation_id).state != "running", WAIT_S, "the end of the operation")
+    return store.operation(operation_id)
+
+
+def test_a_verification_checks_every_chunk_and_tells_how_it_went(store: ChunkServer, first: int) -> None:
+    put(store, first, 300_000)
+    begun = store.start_verify(f"verify-{first}", bytes_s=0)
+    assert (begun.id, begun.kind, begun.volumes) == (f"verify-{first}", "verify", ())
+    told = ended(store, begun.id)
+    assert (told.state, told.trouble, told.damaged, told.damage) == ("done", "", 0, ())
+    assert told.chunks == store.stat().chunks
+    assert told.done_bytes == told.total_bytes > 0
+    assert told.started_s <= told.ended_s
+    assert store.start_verify(begun.id, bytes_s=0) == told  # nothing begins again
+
+
+def test_only_the_volumes_that_are_named_are_verified(store: ChunkServer, first: int) -> None:
+    put(store, first)
+    volume = next(found for found in store.volumes() if found.chunks)
+    told = ended(store, store.start_verify(f"verify-{first}", (volume.id,), bytes_s=1 << 40).id)
+    assert (told.state, told.volumes, told.chunks) == ("done", (volume.id,), volume.chunks)
+
+
+def test_a_compaction_keeps_what_is_live(store: ChunkServer, first: int) -> None:
+    for fid in range(first, first + 200):
+        put(store, fid, 5000)
+    for fid in range(first, first + 199):
+        store.delete(fid)
+    before = store.stat()
+    told = ended(store, store.start_compaction(f"compaction-{first}", below=1.0, bytes_s=0).id)
+    assert (told.kind, told.state, told.trouble) == ("compaction", "done", "")
+    assert told.volumes_removed >= told.volumes_made
+    assert store.stat().chunks == before.chunks
+    payload = bytearray(5000)
+    store.read_into(first + 199, 0, payload)
+    assert bytes(payload) == random.Random(first + 199).randbytes(5000)
+
+
+def test_what_has_ended_can_be_stopped_again(store: ChunkServer, first: int) -> None:
+    told = ended(store, store.start_verify(f"verify-{first}", bytes_s=0).id)
+    assert store.stop_operation(told.id) == told
+    with pytest.raises(Conflict):
+        store.start_compaction(told.id)  # that id is taken
+
+
+def test_an_operation_that_nobody_started_is_not_found(store: ChunkServer) -> None:
+    with pytest.raises(OperationNotFound):
+        store.operation("nobody-did")
+    with pytest.raises(OperationNotFound):
+        store.stop_operation("nobody-did")
+
+
+@pytest.mark.parametrize("start", ["start_verify", "start_compaction"])
+def test_an_operation_on_a_volume_that_is_not_there_does_not_begin(store: ChunkServer, start: str) -> None:
+    with pytest.raises(VolumeNotFound, match="4711"):
+        getattr(store, start)("no-volume", (4711,), bytes_s=0)
+    with pytest.raises(OperationNotFound):
+        store.operation("no-volume")
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "volumes", "bytes_s"),
+    [("", (), 0), ("a/b", (), 0), ("x" * 65, (), 0), ("a", (0,), 0), ("a", (1 << 32,), 0), ("a", (), -1)],
+)
+def test_a_malformed_operation_is_refused(
+    store: ChunkServer, operation_id: str, volumes: tuple[int, ...], bytes_s: int
+) -> None:
+    with pytest.raises(BadRequest):
+        store.start_verify(operation_id, volumes, bytes_s=bytes_s)
+    with pytest.raises(BadRequest):
+        store.start_compaction(operation_id, volumes, bytes_s=bytes_s)
+
+
+@pytest.mark.parametrize("below", [0.0, -0.5, 1.1])
+def test_what_is_no_share_is_refused(store: ChunkServer, below: float) -> None:
+    with pytest.raises(BadRequest):
+        store.start_compaction("a-share", below=below)
