@@ -62,6 +62,19 @@ def test_a_build_cache_whose_children_are_layers_comes_back(
     containerd.remove(reference)
 
 
+@pytest.mark.feature("containerd", "images push, pull: 127 layers, all of them at once")
+def test_an_image_of_as_many_layers_as_there_can_be_comes_back(
+    containerd: Containerd, target: Target, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "many")
+    tars = [layer_tar(100, 100 + number, f"file-{number}") for number in range(127)]
+    layout.tag("latest", layout.add_image([(layout.add(gzipped(tar), GZIP_TYPE), sha256(tar)) for tar in tars]))
+    reference = _push(containerd, target, layout)
+    containerd.run("content", "fetch", "--plain-http", reference)
+    assert layout_blobs(layout.directory) <= containerd.content()
+    containerd.remove(reference)
+
+
 @pytest.mark.feature("containerd", "content fetch-object: a document by its tag")
 def test_a_document_is_fetched_by_its_tag(containerd: Containerd, target: Target, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "one")
