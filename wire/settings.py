@@ -40,6 +40,9 @@ from wire.settings_values import (
 
 _THREADS = Count(2, 1024)
 
+#: and a last write that is late; a registry waits a little longer for an ImageServer (imageserver.client.ClientLimits)
+PUT_DEADLINE_S_MAX = 30.0
+
 
 def _setting(default: Any, kind: Kind, says: str) -> Any:
     """A dataclass field that knows how its value is read and what it is for."""
@@ -125,7 +128,9 @@ class ImageServerSettings:
     replica_timeout_s: float = _setting(
         3.0, Duration(0.1, 60), "how long one replica may take to answer before another is asked"
     )
-    put_deadline_s: float = _setting(30.0, Duration(1, 600), "how long storing a chunk may take over all attempts")
+    put_deadline_s: float = _setting(
+        30.0, Duration(1, PUT_DEADLINE_S_MAX), "how long storing a chunk may take over all attempts"
+    )
     refresh_s: float = _setting(1.0, Duration(0.1, 60), "time between two looks at the ChunkMaster's group table")
     fids_reserved: int = _setting(10_000, Count(100, 1_000_000), "chunk ids fetched from the ChunkMaster at a time")
     buffer_count: int = _setting(48, Count(2, 4096), "chunk buffers in memory, over all requests")

@@ -12,6 +12,7 @@ from werkzeug.test import Client
 
 from imageserver.app import chunk_buffers, create_app
 from imageserver.client import ClientLimits, HttpImageStore
+from imageserver.wsgi import WRITE_SHARE
 from native.checksum import crc32c
 from registry_driver.chunked import DriverLimits
 from tests.imageserver.cluster import memory_cluster
@@ -28,6 +29,7 @@ from wire.errors import (
     Unauthorized,
     Unavailable,
 )
+from wire.settings import PUT_DEADLINE_S_MAX
 
 PAYLOAD = b"payload" * 1000
 
@@ -91,7 +93,9 @@ def test_the_wait_for_servers_that_are_all_silent_is_bounded_in_all() -> None:
         images.close()
 
 
-def test_the_registrys_driver_waits_longer_than_its_client() -> None:
+def test_who_waits_for_a_chunk_waits_longer_than_whom_it_asks() -> None:
+    latest_answer_s = PUT_DEADLINE_S_MAX * (1 + 1 / WRITE_SHARE)
+    assert latest_answer_s < ClientLimits().put_timeout_s < ClientLimits().total_s
     assert ClientLimits().total_s + ClientLimits().connect_timeout_s < DriverLimits().chunk_wait_s
 
 
