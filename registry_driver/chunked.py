@@ -23,15 +23,15 @@ from wire.buffers import BufferPool
 @dataclass(frozen=True, slots=True)
 class DriverLimits:
     """`chunk_bytes`: where streams are cut. `write_window`, `read_window`: chunks resp. pieces in flight per stream.
-    `read_piece_bytes`: how much is read at once (whole chunks where that saves round trips). `record_bytes`,
-    `record_s`: after how much a durable prefix is recorded. `buffer_wait_s`: for a buffer when the pool is empty,
-    then Overloaded. `chunk_wait_s`: for a chunk in flight, then DeadlineExceeded; longer than an ImageStore's own
-    deadlines (imageserver.client: total_s)."""
+    `read_piece_bytes`: how much is read at once; None, and at most: as much as a chunk has, which saves round trips.
+    `record_bytes`, `record_s`: after how much a durable prefix is recorded. `buffer_wait_s`: for a buffer when the pool
+    is empty, then Overloaded. `chunk_wait_s`: for a chunk in flight, then DeadlineExceeded; longer than an ImageStore's
+    own deadlines (imageserver.client: total_s)."""
 
     chunk_bytes: int = 4 * 1024 * 1024
     write_window: int = 4
     read_window: int = 4
-    read_piece_bytes: int = 4 * 1024 * 1024
+    read_piece_bytes: int | None = None
     record_bytes: int = 64 * 1024 * 1024
     record_s: float = 1.0
     buffer_wait_s: float = 20.0
@@ -40,8 +40,13 @@ class DriverLimits:
     def __post_init__(self) -> None:
         if not 1 <= self.chunk_bytes <= CHUNK_BYTES_MAX:
             raise ValueError(f"chunk_bytes must be between 1 and {CHUNK_BYTES_MAX}, not {self.chunk_bytes}")
-        if self.read_piece_bytes < 1 or self.write_window < 1 or self.read_window < 1:
+        if self.piece_bytes < 1 or self.write_window < 1 or self.read_window < 1:
             raise ValueError("read_piece_bytes, write_window and read_window must be at least 1")
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much is read at once."""
+        return self.chunk_bytes if self.read_piece_bytes is None else min(self.read_piece_bytes, self.chunk_bytes)
 
 
 class ChunkedDriver:
@@ -55,30 +60,16 @@ class ChunkedDriver:
         self,
         images: ImageStore,
         pool: BufferPool,
+        limits: DriverLimits | None = None,
         *,
-        chunk_bytes: int = 4 * 1024 * 1024,
-        write_window: int = 4,
-        read_window: int = 4,
-        read_piece_bytes: int | None = None,
-        record_bytes: int = 64 * 1024 * 1024,
-        record_s: float = 1.0,
-        buffer_wait_s: float = 20.0,
-        chunk_wait_s: float = 60.0,
         executor: Executor | None = None,
         threads_max: int = 32,
     ) -> None:
-        self._limits = DriverLimits(
-            chunk_bytes=chunk_bytes,
-            write_window=write_window,
-            read_window=read_window,
-            read_piece_bytes=min(read_piece_bytes or chunk_bytes, pool.buffer_bytes),
-            record_bytes=record_bytes,
-            record_s=record_s,
-            buffer_wait_s=buffer_wait_s,
-            chunk_wait_s=chunk_wait_s,
-        )
-        if pool.buffer_bytes < chunk_bytes:
-            raise ValueError(f"the pool's buffers have {pool.buffer_bytes} bytes, too few for chunks of {chunk_bytes}")
+        self._limits = limits or DriverLimits()
+        if pool.buffer_bytes < self._limits.chunk_bytes:
+            raise ValueError(
+                f"the pool's buffers have {pool.buffer_bytes} bytes, too few for chunks of {self._limits.chunk_bytes}"
+            )
         self._images = images
         self._pool = pool
         self._own: list[ThreadPoolExecutor] = []

@@ -12,7 +12,7 @@ from imageserver.interface import ImageStore
 from metaserver.interface import MetaStore
 from registry_driver.admission import Admission, AdmissionLimits, Patience
 from registry_driver.app import BodyLimits, create_app
-from registry_driver.chunked import ChunkedDriver
+from registry_driver.chunked import ChunkedDriver, DriverLimits
 from registry_driver.cors import CrossOrigin
 from registry_driver.reclaim import Reclaimer
 from registry_driver.registry import Registry, RegistryLimits
@@ -34,10 +34,12 @@ def compose(
     driver = ChunkedDriver(
         images,
         pool,
-        chunk_bytes=settings.chunk_bytes,
-        write_window=settings.write_window,
-        read_window=settings.read_window,
-        read_piece_bytes=read_piece_bytes,
+        DriverLimits(
+            chunk_bytes=settings.chunk_bytes,
+            write_window=settings.write_window,
+            read_window=settings.read_window,
+            read_piece_bytes=read_piece_bytes,
+        ),
     )
     limits = RegistryLimits(manifest_bytes_max=settings.manifest_bytes_max)
     writable = CachedCheck(images.check)

@@ -70,7 +70,7 @@ class PieceReader:
         size = fragments[-1].offset + fragments[-1].length if fragments else 0
         if offset < 0 or length < 0 or offset + length > size:
             raise RangeNotSatisfiable(f"bytes [{offset}, {offset + length}) of a file of {size}", length=size)
-        pieces = cut(fragments, offset, length, self._limits.read_piece_bytes)
+        pieces = cut(fragments, offset, length, self._limits.piece_bytes)
         if length <= SMALL_BYTES:
             return self._read_small(pieces)
         return _ReadAhead(self._images, self._pool, self._limits, self._executor, pieces).run()

@@ -20,7 +20,7 @@ from chunkmaster.client import HttpChunkMaster
 from imageserver.client import ClientLimits, HttpImageStore
 from metaserver.interface import Fragment
 from native.digest import Digest
-from registry_driver.chunked import ChunkedDriver
+from registry_driver.chunked import ChunkedDriver, DriverLimits
 from tests.chunkmaster.rooms import KEY
 from tests.ports import free_port
 from tests.wire.serving import Server, is_ready, start, stop, wait_until
@@ -44,7 +44,7 @@ class Line:
     chunkserver: Server
 
     def driver(self, **windows: int) -> ChunkedDriver:
-        return ChunkedDriver(self.images, BufferPool(CHUNK_BYTES, 16), chunk_bytes=CHUNK_BYTES, **windows)  # type: ignore[arg-type]
+        return ChunkedDriver(self.images, BufferPool(CHUNK_BYTES, 16), DriverLimits(CHUNK_BYTES, **windows))
 
     def push(self, **windows: int) -> list[Fragment]:
         driver = self.driver(**windows)

@@ -16,7 +16,7 @@ import pytest
 from imageserver.interface import ImageStore
 from metaserver.interface import Fragment
 from native.digest import Digest
-from registry_driver.chunked import ChunkedDriver
+from registry_driver.chunked import ChunkedDriver, DriverLimits
 from registry_driver.driver import WriteProgress
 from tests.imageserver.cluster import MemoryCluster, memory_cluster
 from tests.imageserver.http import served
@@ -88,7 +88,7 @@ class Setup:
     pool: BufferPool
 
     def driver(self, **options: object) -> ChunkedDriver:
-        return ChunkedDriver(self.images, self.pool, **{"chunk_bytes": CHUNK, **options})  # type: ignore[arg-type]
+        return ChunkedDriver(self.images, self.pool, DriverLimits(CHUNK, **options))  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["local", "http"])

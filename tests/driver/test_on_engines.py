@@ -14,7 +14,7 @@ from chunkserver.core import LocalChunkStore
 from imageserver.core import LocalImageStore
 from native.digest import Digest
 from native.engine import EngineOptions
-from registry_driver.chunked import ChunkedDriver
+from registry_driver.chunked import ChunkedDriver, DriverLimits
 from tests.imageserver.cluster import MemoryChunkMaster
 from wire.buffers import BufferPool
 from wire.errors import ChunkUnreadable
@@ -39,7 +39,7 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     master = MemoryChunkMaster()
     master.add_group(tuple((each, f"local:{each}") for each in ids))
     images = LocalImageStore(master, lambda member: stores[member.server_id], owner="test")
-    driver = ChunkedDriver(images, BufferPool(MIB, 12), chunk_bytes=MIB, read_piece_bytes=256 * 1024)
+    driver = ChunkedDriver(images, BufferPool(MIB, 12), DriverLimits(MIB, read_piece_bytes=256 * 1024))
     yield Setup(tmp_path, stores, images, driver)
     driver.close()
     images.close()

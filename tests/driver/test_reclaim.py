@@ -16,7 +16,7 @@ import metaserver.migrations
 from metaserver.core import LocalMetaStore
 from metaserver.interface import MetaStore
 from native.digest import Digest
-from registry_driver.chunked import ChunkedDriver
+from registry_driver.chunked import ChunkedDriver, DriverLimits
 from registry_driver.reclaim import Reclaimer
 from tests.imageserver.cluster import MemoryCluster, memory_cluster
 from tests.imageserver.waiting import wait_until
@@ -48,7 +48,7 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
     metaserver.migrations.upgrade(engine)
     cluster = memory_cluster(groups=2)
     images = cluster.image_store()
-    driver = ChunkedDriver(images, BufferPool(CHUNK, 8), chunk_bytes=CHUNK)
+    driver = ChunkedDriver(images, BufferPool(CHUNK, 8), DriverLimits(CHUNK))
     yield Setup(cluster, engine, LocalMetaStore(engine), driver)
     driver.close()
     images.close()

@@ -16,7 +16,7 @@ import pytest
 from metaserver import migrations
 from metaserver.core import LocalMetaStore
 from metaserver.interface import Fragment, MetaStore
-from registry_driver.chunked import ChunkedDriver
+from registry_driver.chunked import ChunkedDriver, DriverLimits
 from registry_driver.driver import ByteSource
 from registry_driver.manifest_document import OCI_MANIFEST
 from registry_driver.names import DigestInvalid
@@ -121,7 +121,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     migrations.upgrade(engine)
     meta = CountingMeta(LocalMetaStore(engine))
     images = MemoryImageStore(tmp_path)
-    driver = ChunkedDriver(images, BufferPool(CHUNK, 16), chunk_bytes=CHUNK, record_bytes=2 * CHUNK)
+    driver = ChunkedDriver(images, BufferPool(CHUNK, 16), DriverLimits(CHUNK, record_bytes=2 * CHUNK))
     yield Bench(Registry(meta, driver, images.check), meta, images, tmp_path, driver)
     driver.close()
     engine.dispose()
@@ -282,7 +282,7 @@ class TestLostRaces:
     @pytest.fixture
     def slow(self, bench: Bench) -> Iterator[Registry]:
         """Records nothing before the end of a request."""
-        driver = ChunkedDriver(bench.images, BufferPool(CHUNK, 16), chunk_bytes=CHUNK, record_s=1000.0)
+        driver = ChunkedDriver(bench.images, BufferPool(CHUNK, 16), DriverLimits(CHUNK, record_s=1000.0))
         yield Registry(bench.meta, driver, bench.images.check)
         driver.close()
 
