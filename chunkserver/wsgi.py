@@ -74,7 +74,7 @@ def build(settings: Settings) -> RoomApp:
 
 def engine_options(own: ChunkServerSettings, cluster_id: str) -> EngineOptions:
     """The engine's options that these settings mean; for the embedded server too."""
-    options = EngineOptions(
+    return EngineOptions(
         cluster_id=cluster_id,
         volume_size_first=own.volume_bytes_first,
         volume_size_max=own.volume_bytes_max,
@@ -84,7 +84,6 @@ def engine_options(own: ChunkServerSettings, cluster_id: str) -> EngineOptions:
         compact_below=own.compact_below,
         compact_bytes_s=own.compact_bytes_s,
     )
-    return options
 
 
 def scrub_limits(own: ChunkServerSettings) -> ScrubLimits:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import click
 
-from speedy.cli_serve import refuse_open_address
-from speedy.options import config_option, read_settings
+from speedy.cli_serve import GRACEFUL_TIMEOUT_S, refuse_open_address
+from speedy.options import config_option, insecure_option, read_settings
 from wire import logs
 from wire.settings import Settings
 from wire.settings_values import Address
-
-GRACEFUL_TIMEOUT_S = 20.0
 
 
 def _room(name: str, module: str, says: str, needs: tuple[str, ...]) -> click.Command:
@@ -32,11 +30,7 @@ def _room(name: str, module: str, says: str, needs: tuple[str, ...]) -> click.Co
         sys.exit(_serve(name, module, settings))
 
     if name == "registry":
-        command = click.option(
-            "--insecure-anonymous",
-            is_flag=True,
-            help="Listen on an address that other machines reach, although everybody may push, pull and delete.",
-        )(command)
+        command = insecure_option(command)
     return click.command(name=name, short_help=says, help=f"{says} Ctrl-C or SIGTERM ends it after running requests.")(
         command
     )

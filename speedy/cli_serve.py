@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from speedy.data_directory import ADDRESS_FILE, ServerData, open_data
-from speedy.options import config_option, read_settings
+from speedy.options import config_option, insecure_option, read_settings
 from wire import logs
 from wire.settings import Settings
 
@@ -31,11 +31,7 @@ GRACEFUL_TIMEOUT_S = 20.0
     "--listen", metavar="HOST:PORT", help="Address to listen on (default: 127.0.0.1:5000; port 0: any free one)."
 )
 @config_option
-@click.option(
-    "--insecure-anonymous",
-    is_flag=True,
-    help="Listen on an address that other machines reach, although everybody may push, pull and delete.",
-)
+@insecure_option
 def serve(data: str | None, listen: str | None, config_file: Path | None, insecure_anonymous: bool) -> None:
     """Run the whole registry in one process: SQLite, one data directory, nothing else to set up.
 

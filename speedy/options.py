@@ -18,6 +18,12 @@ config_option = click.option(
     help="TOML file (default: ./speedy.toml, then /etc/speedy/speedy.toml, if there is one).",
 )
 
+insecure_option = click.option(
+    "--insecure-anonymous",
+    is_flag=True,
+    help="Listen on an address that other machines reach, although everybody may push, pull and delete.",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 

@@ -4,9 +4,9 @@ SQLite: WAL, synchronous=FULL, foreign keys on. Writers run one after the other 
 wait at the same time share one commit (wire.group_commit). Readers have connections of their own and never wait for the
 writer.
 PostgreSQL: synchronous_commit on, statement and lock timeouts, a bounded pool, and an end to waiting for a server that
-stands still (wire.postgres). Connections are not probed
-before use: a stale one fails at the first statement, SQLAlchemy then drops all that are older, and run_transaction
-starts again, which is what it must be able to do anyway; a probe would cost every request a round trip.
+stands still (wire.postgres). Connections are not probed before use: a stale one fails at the first statement,
+SQLAlchemy then drops all that are older, and run_transaction starts again, which is what it must be able to do anyway;
+a probe would cost every request a round trip.
 
 An engine is made after the fork of the process that uses it.
 """
@@ -167,7 +167,6 @@ def _attempt(
 Verdict = Literal["conflict", "trouble", "fail"]
 
 _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_READONLY, _SQLITE_IOERR = 5, 6, 8, 10
-_WAL_ATTEMPTS_MAX, _WAL_PAUSE_S = 100, 0.02
 _SQLITE_CORRUPT, _SQLITE_FULL, _SQLITE_CANTOPEN, _SQLITE_NOTADB = 11, 13, 14, 26
 
 
@@ -203,6 +202,8 @@ def _classify_sqlite(code: int, text: str) -> tuple[Verdict, SpeedyError] | None
 
 
 # -- connections -------------------------------------------------------------------------------------------------------
+
+_WAL_ATTEMPTS_MAX, _WAL_PAUSE_S = 100, 0.02
 
 
 def _parse(url: str) -> URL:

@@ -17,8 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import HTTPError, NewConnectionError
-from urllib3.exceptions import ReadTimeoutError as BodyTimeout
+from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
 
 from wire.errors import DeadlineExceeded, TruncatedBody, Unavailable
 
@@ -98,7 +97,7 @@ class Answer:
                     raise Unavailable(f"{self.where}: an answer of more than {ANSWER_BYTES_MAX} bytes")
                 parts.append(part)
                 self._check_deadline()
-        except (BodyTimeout, TimeoutError) as error:
+        except (ReadTimeoutError, TimeoutError) as error:
             raise DeadlineExceeded(f"{self.where}: silent for {self._timeout_s:g} s in the answer") from error
         except (HTTPError, OSError) as error:
             raise Unavailable(f"{self.where}: {reason(error)} in the answer") from error
