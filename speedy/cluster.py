@@ -71,8 +71,11 @@ class LocalCluster:
         with self._alone():
             known = load_plan(self.directory)
             plan = make_plan(known, wanted or Wanted())
+            if plan.database_url is not None:
+                self._migrate(plan)  # before the plan, which fixes the database: a mistyped address may be given anew
             save_plan(self.directory, plan)
-            self._migrate(plan)
+            if plan.database_url is None:
+                self._migrate(plan)
             started = [process for process in plan.processes if self._start(process)]
             self._report(
                 f"started {len(started)} of {len(plan.processes)} processes" if started else "all processes run"

@@ -26,6 +26,9 @@ from wire.postgres import BoundedConnection
 #: how long one starter waits for another that migrates
 MIGRATION_WAIT_S = 120.0
 
+#: SQLSTATE of PostgreSQL
+INSUFFICIENT_PRIVILEGE = "42501"
+
 #: longest single statement of a migration, on PostgreSQL
 MIGRATION_STATEMENT_S = 3600.0
 
@@ -48,7 +51,15 @@ def upgrade(engine: Engine, migrations_package: str, version_table: str) -> str:
                     revision.module.upgrade()
                     context.stamp(scripts, revision.revision)
     except exc.OperationalError as error:
-        raise Unavailable(f"the schema of {migrations_package} cannot be migrated: {error.orig}") from error
+        raise Unavailable(f"the database {_shown(engine)} cannot be migrated: {_reason(error)}") from error
+    except exc.ProgrammingError as error:
+        if getattr(error.orig, "pgcode", None) != INSUFFICIENT_PRIVILEGE:
+            raise
+        # Since PostgreSQL 15 only a database's owner may make tables in it.
+        raise Unavailable(
+            f"the database {_shown(engine)} cannot be migrated: {_reason(error)}. Its owner may make tables: "
+            f'ALTER DATABASE "{engine.url.database}" OWNER TO "{engine.url.username}"'
+        ) from error
     return _head(scripts)
 
 
@@ -60,12 +71,23 @@ def check_schema(engine: Engine, migrations_package: str, version_table: str) ->
             context = MigrationContext.configure(connection, opts={"version_table": version_table})
             current = _current(context, scripts, version_table)
     except (exc.OperationalError, exc.TimeoutError) as error:
-        raise Unavailable(f"the database does not answer: {getattr(error, 'orig', None) or error}") from error
+        raise Unavailable(f"the database does not answer: {_reason(error)}") from error
     if current != _head(scripts):
         raise Unavailable(
             f"the database's schema ({version_table}) is at revision {current or 'none'}, "
             f"this program needs {_head(scripts)}: run `speedy migrate`"
         )
+
+
+def _shown(engine: Engine) -> str:
+    """Where it is, without its password."""
+    return engine.url.set(drivername=engine.url.get_backend_name(), query={}).render_as_string(hide_password=True)
+
+
+def _reason(error: exc.SQLAlchemyError) -> str:
+    """The driver's words, the first line of them: what follows are guesses at the cause, or the statement."""
+    words = str(getattr(error, "orig", None) or error).strip()
+    return words.partition("\n")[0].rstrip(":")
 
 
 def _current(context: MigrationContext, scripts: ScriptDirectory, version_table: str) -> str | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 
 from metaserver import migrations
 from metaserver.core import LocalMetaStore
 from metaserver.models import metadata
 from tests.metaserver.stores import Opened
+from tests.ports import free_port
 from wire.database import create_engine, run_transaction
 from wire.errors import Unavailable
 
@@ -48,6 +51,37 @@ def test_a_database_without_schema_says_what_to_do(postgres_url: str) -> None:
     migrations.upgrade(engine)
     LocalMetaStore(engine).check()
     engine.dispose()
+
+
+def test_a_role_that_may_make_no_tables_is_told_what_lets_it(postgres_url: str) -> None:
+    owner = create_engine(postgres_url)
+    name = f"guest_{uuid.uuid4().hex}"
+    guest = create_engine(make_url(postgres_url).set(username=name, password="pw").render_as_string(False))
+
+    def run(statement: str) -> None:
+        run_transaction(owner, lambda c: c.execute(text(statement)) and None)
+
+    run(f"CREATE ROLE {name} LOGIN PASSWORD 'pw'")
+    try:
+        with pytest.raises(Unavailable, match=f'permission denied .* OWNER TO "{name}"$'):
+            migrations.upgrade(guest)
+        run(f'ALTER DATABASE "{owner.url.database}" OWNER TO {name}')
+        migrations.upgrade(guest)
+    finally:
+        guest.dispose()
+        run(f"REASSIGN OWNED BY {name} TO CURRENT_USER")
+        run(f"DROP ROLE {name}")
+        owner.dispose()
+
+
+def test_a_database_that_cannot_be_reached_is_named_in_one_line_without_its_password() -> None:
+    port = free_port()
+    engine = create_engine(f"postgresql://speedy:secret@127.0.0.1:{port}/images", wait_s=0.1)
+    with pytest.raises(Unavailable) as caught:
+        migrations.upgrade(engine)
+    said = caught.value.message
+    assert f"postgresql://speedy:***@127.0.0.1:{port}/images cannot be migrated: " in said
+    assert "\n" not in said
 
 
 def test_a_newer_schema_is_refused_naming_both_revisions(local_store: Opened) -> None:

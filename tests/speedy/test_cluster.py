@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from speedy.cluster import LocalCluster
 from speedy.cluster_plan import Wanted, make_plan, save_plan
 from speedy.processes import start_detached
+from tests.ports import free_port
+from wire.errors import Unavailable
 
 _ON_SIGTERM = """
 import signal, sys, threading
@@ -41,3 +45,10 @@ def test_a_command_that_was_killed_before_there_was_a_plan_can_be_given_again(tm
         (tmp_path / name).touch()
     LocalCluster(tmp_path)._prepare()
     assert (tmp_path / "cluster.key").exists()
+
+
+def test_an_address_where_no_database_answers_is_not_kept(tmp_path: Path) -> None:
+    wanted = Wanted(groups=1, replicas=1, database_url=f"postgresql://speedy@127.0.0.1:{free_port()}/speedy")
+    with pytest.raises(Unavailable, match="cannot be migrated"):
+        LocalCluster(tmp_path).up(wanted)
+    assert not (tmp_path / "cluster.json").exists()
