@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from speedy.transfer.errors import Damaged, TransferError
+from speedy.transfer.errors import Stopped, TransferError
 from speedy.transfer.places import PlaceError
 from wire.settings_values import MIB, Size
 
@@ -187,12 +187,11 @@ def _told(options: dict[str, Any]) -> Iterator[tuple[Progress, Callable[[Outcome
     except PlaceError as error:
         raise click.UsageError(error.message) from error
     except TransferError as error:
-        message = error.message
-        if not isinstance(error, Damaged):
-            message += f"\n{_AGAIN}"
+        # What no second try mends, the same command would meet again.
+        again = error.retryable or isinstance(error, Stopped)
         if as_json:
-            progress.event("error", message=error.message, again=not isinstance(error, Damaged))
-        raise click.ClickException(message) from error
+            progress.event("error", message=error.message, again=again)
+        raise click.ClickException(f"{error.message}\n{_AGAIN}" if again else error.message) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise click.ClickException(f"{where}{error.strerror or error}\n{_AGAIN}") from error

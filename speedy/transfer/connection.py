@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -114,6 +115,7 @@ class Connection:
         self.base_url = base_url
         self._authorization = authorization
         self._agent = agent
+        self._answered = False
         self._timeout = Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
         self._pool = urllib3.PoolManager(
             num_pools=4, maxsize=pool_max, block=False, retries=False, blocksize=PIECE_BYTES, ssl_context=_context(tls)
@@ -166,6 +168,11 @@ class Connection:
         with answer:
             return answer.body()
 
+    def greet(self) -> None:
+        """Whether a registry answers at all, whatever it says. Raises Unreachable."""
+        with contextlib.suppress(Refused):
+            self.fetch("GET", f"{self.base_url}/v2/", {}, None)
+
     def resolve(self, target: str) -> str:
         """A path or an address in full."""
         return self.resolve_from(self.base_url, target)
@@ -213,7 +220,11 @@ class Connection:
         except (LocationValueError, UnicodeError) as error:
             raise TransferError(f"{where}: {error}") from error
         except (HTTPError, OSError) as error:
+            reason = _inner(error)
+            if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME and not self._answered:
+                raise UnknownHost(f"{where}: {_reason(error)}") from error
             raise Unreachable(f"{where}: {_reason(error)}") from error
+        self._answered = True
         return Answer(where, url, response)
 
     def _redirected(self, answer: Answer, url: str, redirects: int) -> str:
@@ -239,6 +250,12 @@ class Connection:
 
 class TlsTrouble(Unreachable):
     """The TLS handshake failed: another try does not help."""
+
+    retryable = False
+
+
+class UnknownHost(Unreachable):
+    """No such name, and nothing ever answered under it: a slip of the pen rather than a lost network."""
 
     retryable = False
 
@@ -293,8 +310,8 @@ def _port(scheme: str, port: int | None) -> int:
     return port or {"http": 80, "https": 443}.get(scheme, 0)
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause in words; the libraries' own texts hold object addresses."""
+def _inner(error: BaseException) -> BaseException:
+    """The innermost cause."""
     inner = error
     for _ in range(10):
         wrapped = (getattr(inner, "reason", None), inner.__cause__, *reversed(inner.args))
@@ -302,6 +319,12 @@ def _reason(error: BaseException) -> str:
         if deeper is None:
             break
         inner = deeper
+    return inner
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in words; the libraries' own texts hold object addresses."""
+    inner = _inner(error)
     if isinstance(inner, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {inner.verify_message} (--ca FILE names others)"
     if isinstance(inner, ssl.SSLError):

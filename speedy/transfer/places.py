@@ -23,6 +23,7 @@ _KINDS: Final[tuple[Kind, ...]] = ("oci", "oci-archive", "docker-archive", "dock
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _HUB: Final = frozenset({"docker.io", "index.docker.io"})
 
@@ -85,7 +86,7 @@ def is_loopback(host: str) -> bool:
 
 def parse_source(text: str) -> LocalPlace:
     """SRC of a push. Without a prefix: a directory is an OCI layout, a file an archive of the form it has, anything
-    else an image of the local docker."""
+    else an image of the local docker, save what ends in .tar or begins as a path does."""
     place = _prefixed(text)
     if place is not None:
         return place
@@ -94,7 +95,7 @@ def parse_source(text: str) -> LocalPlace:
         return LocalPlace("oci", path, tag=tag)
     if path.is_file():
         return LocalPlace(_archive_kind(path), path, tag=tag)
-    if "/" in text and text.startswith((".", "/")):
+    if path.suffix == ".tar" or ("/" in text and text.startswith((".", "/"))):
         raise PlaceError(f"{text}: there is no such file or directory")
     return LocalPlace("docker-daemon", Path(), name=text)
 
@@ -114,6 +115,8 @@ def parse_destination(text: str) -> LocalPlace:
 
 def parse_remote(text: str) -> RemotePlace:
     """Raises PlaceError for what is no repository of a registry."""
+    if text.partition(":")[0] in _KINDS:
+        raise PlaceError(f"{text} is a place on this machine; here belongs a registry: HOST[:PORT]/NAME[:TAG]")
     scheme, rest = "", text
     for prefix in ("docker://", "http://", "https://"):
         if text.startswith(prefix):
@@ -121,6 +124,9 @@ def parse_remote(text: str) -> RemotePlace:
     head, slash, tail = rest.partition("/")
     is_host = slash and ("." in head or ":" in head or head == "localhost")
     host, name = (head, tail) if is_host else ("docker.io", rest)
+    found = _HOST.fullmatch(host)
+    if not found or int(found[1] or 1) not in range(1, 65536):
+        raise PlaceError(f"{text}: {host!r} is not HOST or HOST:PORT")
     name, _, digest = name.partition("@")
     name, _, tag = name.partition(":")
     if host in _HUB and "/" not in name:

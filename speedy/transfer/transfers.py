@@ -19,7 +19,7 @@ from speedy.transfer.documents import Platform, parse_platform
 from speedy.transfer.layout import Layout
 from speedy.transfer.outcome import Outcome
 from speedy.transfer.packing import write_docker_archive, write_oci_archive
-from speedy.transfer.patience import RetryLimits, Stop
+from speedy.transfer.patience import RetryLimits, Stop, patiently
 from speedy.transfer.places import LocalPlace, RemotePlace, parse_destination, parse_remote, parse_source
 from speedy.transfer.progress import Progress
 from speedy.transfer.pulling import Pull, PullOptions
@@ -69,6 +69,9 @@ def push(src: str, dest: str, options: TransferOptions, progress: Progress) -> O
     with ExitStack() as stack:
         stack.enter_context(progress)
         connection = stack.enter_context(_connected(place, options))
+        if source_place.kind in ("docker-archive", "docker-daemon"):
+            # Saving and packing may take long: that the registry cannot be reached is told before.
+            patiently(connection.greet, push_options.limits.retries, stop, progress.tell)
         source = _open_source(source_place, options, cache, progress=progress, stop=stop, stack=stack)
         repository = Repository(connection, place.repository, may_write=True)
         run = Push(repository, place, cache=cache, options=push_options, progress=progress, stop=stop)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.images import Index, layout_blobs
+from tests.clients.images import Image, Index, layout_blobs
 from tests.transfer.conftest import Client
 from tests.transfer.small_registry import Content, SmallRegistry, digest_of
 
@@ -16,6 +16,10 @@ from tests.transfer.small_registry import Content, SmallRegistry, digest_of
     ("arguments", "says"),
     [
         (["push", "/none/such", "localhost:1/a"], "no such file or directory"),
+        (["push", "none.tar", "localhost:1/a"], "no such file or directory"),
+        (["push", "oci:x", "oci:./y"], "is a place on this machine"),
+        (["pull", "oci:./x", "localhost:1/a"], "is a place on this machine"),
+        (["push", "oci:x", "localhost:port/a"], "is not HOST or HOST:PORT"),
         (["push", "oci:/none/such", "localhost:1/Upper"], "not the name of a repository"),
         (["push", "oci:x", "localhost:1/a", "--piece", "1"], "a number of bytes"),
         (["push", "oci:x", "localhost:1/a", "--username", "ann"], "belong together"),
@@ -45,6 +49,29 @@ def test_what_is_not_there_ends_with_1_and_says_so(client: Client, platforms: In
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter"]
     done = client.run("push", platforms.layout, f"{registry.address}/a:v1", "--retries", "0", code=1)
     assert "refused" in done.stderr
+
+
+def test_a_name_that_does_not_exist_is_told_at_once_and_before_layers_are_packed(client: Client, small: Image) -> None:
+    done = client.run("push", small.archive, "registry.invalid/a:v1", code=1)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: GET https://registry.invalid/v2/: ")
+    assert "trying again" not in line
+    assert not any((client.cache / "speedy" / "layers").iterdir())
+
+
+def test_only_an_error_that_may_pass_says_that_the_same_command_goes_on(
+    client: Client, platforms: Index, tmp_path: Path
+) -> None:
+    with SmallRegistry() as registry:
+        source = f"{registry.address}/a:v1"
+        refused = client.run("pull", source, tmp_path / "layout", code=1)
+        assert "404" in refused.stderr
+        refused_json = client.run("pull", source, tmp_path / "layout", "--json", code=1)
+    gone = client.run("push", platforms.layout, source, "--retries", "0", code=1)
+    gone_json = client.run("push", platforms.layout, source, "--retries", "0", "--json", code=1)
+    assert "the same command goes on" not in refused.stderr
+    assert "the same command goes on" in gone.stderr
+    assert [json.loads(done.stdout.splitlines()[-1])["again"] for done in (refused_json, gone_json)] == [False, True]
 
 
 def test_json_is_one_object_per_line_also_for_an_error(client: Client, platforms: Index) -> None:

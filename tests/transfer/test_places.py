@@ -46,6 +46,14 @@ def test_a_registry_is_understood(text: str, place: RemotePlace, endpoint: str) 
         "r.example/../a",
         "r.example/a?x=1",
         f"r.example/{'a' * 300}",
+        "r.example:99999/a",
+        "r.example:0/a",
+        "r.example:port/a",
+        "r..example:/a",
+        "-r.example/a",
+        "[::1/a",
+        "oci:./image",
+        "docker-daemon:app:v1",
     ],
 )
 def test_what_is_no_repository_is_refused(text: str) -> None:
@@ -84,7 +92,7 @@ def test_a_source_without_a_prefix_is_what_lies_there(tmp_path: Path, small: Ima
     (tmp_path / "a:b").mkdir()
     assert parse_source(f"oci:{tmp_path}/a:b") == LocalPlace("oci", tmp_path / "a:b")
     (tmp_path / "x.tar").write_bytes(b"no tar")
-    for wrong in (str(tmp_path / "x.tar"), f"{tmp_path}/none", "oci:"):
+    for wrong in (str(tmp_path / "x.tar"), f"{tmp_path}/none", "none.tar", "oci:"):
         with pytest.raises(PlaceError):
             parse_source(wrong)
 
