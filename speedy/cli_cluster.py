@@ -44,7 +44,9 @@ def _overrides(_ctx: click.Context, _param: click.Parameter, values: tuple[str, 
 @click.option("--replicas", type=int, help="ChunkServers in each group (default: 3).")
 @click.option("--imageservers", type=int, help="ImageServers (default: 2).")
 @click.option("--registries", type=int, help="Registry front ends (default: 2).")
-@click.option("--database", "database_url", help="postgresql://... (default: SQLite files in the directory).")
+@click.option(
+    "--database", "database_url", metavar="URL", help="postgresql://... (default: SQLite files in the directory)."
+)
 @click.option(
     "--set",
     "overrides",
@@ -68,9 +70,9 @@ def up(data: Path, timeout_s: float, **wanted: Any) -> None:
     click.echo(f"The cluster in {local.directory} is ready. Its registries are")
     for registry in plan.of("registry"):
         click.echo(f"  {registry.url}")
-    first = plan.of("registry")[0].port
+    first = plan.of("registry")[0].url.removeprefix("http://")
     click.echo(
-        f"Push an image: docker tag IMAGE localhost:{first}/first/image && docker push localhost:{first}/first/image\n"
+        f"Push an image: docker tag IMAGE {first}/first/image && docker push {first}/first/image\n"
         f"See it:        speedy cluster status --data {data}\n"
         f"Stop it:       speedy cluster down --data {data}"
     )

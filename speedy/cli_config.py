@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from speedy.options import config_option, json_option, read_settings
+from speedy.tables import print_rows
 from wire.settings_load import effective, environment_name
 
 
@@ -37,19 +38,7 @@ def show(config_file: Path | None, as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=1))
         return
-    from rich.console import Console  # noqa: PLC0415 - slow to import, of no use to --json
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table()
-    table.add_column("setting", no_wrap=True, min_width=max(len(value.key) for value in values))  # to be copied whole
-    for heading in ("value", "source", "meaning"):
-        table.add_column(heading, overflow="fold")
-    for value in values:
-        told = value.origin.kind != "default"
-        style = "bold" if told else ""
-        table.add_row(value.key, escape(value.value), escape(str(value.origin)), escape(value.says), style=style)
-    Console().print(table)
+    print_rows(["setting", "value", "source", "meaning"], [], [(v.key, v.value, str(v.origin), v.says) for v in values])
 
 
 @config.command()

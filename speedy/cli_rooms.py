@@ -105,7 +105,7 @@ registry = _room(
 
 @click.command(short_help="Bring the database's schema to this version.")
 @config_option
-@click.option("--url", help="The database (default: database.url of the settings).")
+@click.option("--url", metavar="URL", help="The database (default: database.url of the settings).")
 def migrate(config_file: Path | None, url: str | None) -> None:
     """Bring the database's schema to this version. Safe to run at any time, also by several at once."""
     settings = read_settings(config_file, {"database.url": url})

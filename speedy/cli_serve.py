@@ -26,7 +26,7 @@ GRACEFUL_TIMEOUT_S = 20.0
 
 
 @click.command(short_help="Run the whole registry in one process (SQLite, one data directory).")
-@click.option("--data", help="Directory for everything that is stored (default: ./data).")
+@click.option("--data", metavar="DIRECTORY", help="Directory for everything that is stored (default: ./data).")
 @click.option(
     "--listen", metavar="HOST:PORT", help="Address to listen on (default: 127.0.0.1:5000; port 0: any free one)."
 )
@@ -78,7 +78,7 @@ def refuse_open_address(settings: Settings, insecure_anonymous: bool) -> None:
     raise click.ClickException(
         f"refusing to listen on {settings.registry.listen}: no access control is set up, so everybody who reaches this "
         "address could push, pull and delete images. Listen on 127.0.0.1 (behind a proxy that asks for passwords), or "
-        "give --insecure-anonymous if that is what you want."
+        "give --insecure-anonymous (make serve ARGS=--insecure-anonymous) if that is what you want."
     )
 
 
@@ -110,7 +110,8 @@ def _welcome(held: ServerData, host: str, port: int) -> None:
     except OSError as exc:
         # A full disk is no reason to stay away: what is on it can be pulled, and deleted.
         click.echo(f"The address could not be noted for `speedy status --data`: {exc}", err=True)
-    name = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else shown  # noqa: S104 - a comparison
+    # An address that docker speaks HTTP to; it takes none of IPv6 in the name of an image.
+    name = {"0.0.0.0": "127.0.0.1", "::": "localhost", "::1": "localhost"}.get(host, shown)  # noqa: S104
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
     click.echo(
         f"Speedy Registry listens on {bold}http://{shown}:{port}{plain}, its data is in {bold}{held.path}{plain}\n"

@@ -16,7 +16,7 @@ from wire.settings import Settings
 
 
 @click.command(short_help="Show groups, members, health and free space.")
-@click.option("--data", help="Data directory of an embedded server (default: ./data).")
+@click.option("--data", metavar="DIRECTORY", help="Data directory of an embedded server (default: ./data).")
 @config_option
 @json_option
 def status(data: str | None, config_file: Path | None, as_json: bool) -> None:

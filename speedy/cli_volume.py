@@ -38,7 +38,9 @@ data_option = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Directory of a stopped ChunkServer or embedded server (default: chunkserver.data of the settings).",
 )
-url_option = click.option("--url", help="A running ChunkServer: http://host:port (cluster.key_file of the settings).")
+url_option = click.option(
+    "--url", metavar="URL", help="A running ChunkServer: http://host:port (cluster.key_file of the settings)."
+)
 
 
 @click.group(short_help="Look into the files that keep the chunks, verify, scrub and compact them.")

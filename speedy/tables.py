@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 _STATE_STYLES = {"rw": "green", "ready": "green", "ro_full": "yellow", "not ready": "yellow", "new": "yellow"}
 #: Characters of a line in a table; more than any name, address and reason together.
 _WIDTH_MAX = 2000
+#: blanks at a line's end, and the colours that end behind them
+_BLANK_END = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$")
 
 
 def table_as_json(table: GroupTable | None) -> Any:
@@ -80,12 +83,15 @@ def print_rows(left: Sequence[str], right: Sequence[str], rows: Sequence[Sequenc
 
 def _print_whole(shown: Table) -> None:
     """At its natural width, however narrow the terminal or the pipe is: a name or an address that is cut short helps
-    nobody, and each line stays one line for grep."""
+    nobody, and each line stays one line for grep. Without the blanks behind it, which a narrow terminal would wrap."""
     from rich.console import Console  # noqa: PLC0415
 
     unlimited = Console(width=_WIDTH_MAX)
-    Console(width=unlimited.measure(shown).maximum).print(shown, soft_wrap=True)
-    Console().print()
+    console = Console(width=unlimited.measure(shown).maximum)
+    with console.capture() as captured:
+        console.print(shown, soft_wrap=True)
+    console.file.writelines(_BLANK_END.sub(r"\1", line) + "\n" for line in captured.get().splitlines())
+    console.print()
 
 
 def size(count: int) -> str:

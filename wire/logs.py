@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
 from wire.context import request_id
@@ -59,12 +60,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The same for people: `2026-01-02T03:04:05.678Z info speedy.registry GET /v2/ status=200 ms=1.2`."""
+    """The same for people: `2026-01-02T03:04:05.678Z info speedy.registry GET /v2/ 200 ms=1.2`.
+
+    Fields that say nothing (None) are left out, and those that the message is made of by name: "%(path)s".
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {key}={_quoted(value)}" for key, value in _fields(record).items())
+        named = record.args if isinstance(record.args, Mapping) else {}
+        message = record.msg % {key: _quoted(value) for key, value in named.items()} if named else record.getMessage()
+        fields = {key: value for key, value in _fields(record).items() if value is not None and key not in named}
         head = f"{_utc(record.created)} {record.levelname.lower()} {record.name}"
-        line = f"{head} {_one_line(record.getMessage())}{fields}"
+        line = f"{head} {_one_line(message)}" + "".join(f" {key}={_quoted(value)}" for key, value in fields.items())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

@@ -250,18 +250,17 @@ class _Observed:
         path = environ.get("PATH_INFO", "")
         level = logging.DEBUG if path in OPEN_PATHS else logging.INFO
         if self._log.isEnabledFor(level):
+            told = {"method": method, "path": path, "status": status}
             fields = {
+                **told,
                 "room": metrics.room,
-                "method": method,
-                "path": path,
-                "status": status,
                 "ms": round(took_s * 1000, 1),
                 "bytes_in": bytes_in,
                 "bytes_out": bytes_out,
             }
             if aborted:
                 fields["aborted"] = True
-            self._log.log(level, "%s %s %s", method, path, status, extra=fields)
+            self._log.log(level, "%(method)s %(path)s %(status)s", told, extra=fields)
 
 
 class _Watched:

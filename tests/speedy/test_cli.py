@@ -81,7 +81,7 @@ def test_an_address_that_others_reach_is_refused_with_the_reason(tmp_path: Path,
     done = speedy(command, "--listen", "0.0.0.0:0", **variables)
     assert done.returncode == 1
     assert "no access control" in done.stderr
-    assert "--insecure-anonymous" in done.stderr
+    assert "make serve ARGS=--insecure-anonymous" in done.stderr
     assert not (tmp_path / "data").exists()
 
 

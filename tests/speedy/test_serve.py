@@ -67,7 +67,7 @@ def test_the_start_tells_address_directory_and_how_to_push(start: Start) -> None
     port = urlsplit(server.url).port
     assert f"listens on http://127.0.0.1:{port}" in text
     assert str(server.data) in text
-    assert f"docker push localhost:{port}/" in text
+    assert f"docker push 127.0.0.1:{port}/" in text
 
 
 def test_idle_memory_is_small_and_the_first_process_holds_no_room(start: Start) -> None:

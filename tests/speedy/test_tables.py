@@ -28,3 +28,12 @@ def test_the_reason_of_a_process_is_whole_on_a_narrow_terminal(capsys: pytest.Ca
     print_processes([("registry-1", "http://127.0.0.1:5000", "", "not ready", reason)])
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "registry-1" in line)
     assert line.endswith(f"not ready  {reason}")
+
+
+def test_no_line_has_blanks_behind_it_that_a_narrow_terminal_would_wrap(capsys: pytest.CaptureFixture[str]) -> None:
+    print_processes(
+        [("registry-1", "http://127.0.0.1:5000", "", "not ready", "a long reason"), ("b", "c", "", "d", "")]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [line.rstrip() for line in lines]
+    assert len(lines) == 4

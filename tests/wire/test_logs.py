@@ -43,6 +43,23 @@ def test_a_text_line_is_one_line_whatever_a_client_sends() -> None:
 
 
 @pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    ("format", "ends_with"),
+    [
+        ("text", 'GET "/ 200 \\" x" 404 ms=1.5\n'),
+        ("json", '"message": "GET / 200 \\" x 404", "path": "/ 200 \\" x", "ms": 1.5, "bytes_in": null}\n'),
+    ],
+)
+def test_text_says_a_field_once_where_json_has_all_of_them(format: logs.LogFormat, ends_with: str) -> None:
+    stream = io.StringIO()
+    logs.configure("info", format, stream)
+    told = {"path": '/ 200 " x'}
+    extra = {**told, "ms": 1.5, "bytes_in": None}
+    logging.getLogger("speedy.room").info("GET %(path)s 404", told, extra=extra)
+    assert stream.getvalue().endswith(ends_with)
+
+
+@pytest.mark.usefixtures("restored")
 def test_configuring_again_replaces_and_libraries_speak_from_warning_on() -> None:
     first, second = io.StringIO(), io.StringIO()
     logs.configure("info", "text", first)
