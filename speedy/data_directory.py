@@ -5,6 +5,7 @@
 <data>/cluster.key    this cluster's key, made at the first start
 <data>/metadata.db    SQLite: groups, files, catalogue
 <data>/chunks/        the ChunkServer's directory (chunkserver.data_directory)
+<data>/speedy.address.json    where the server listens, for other commands; there while it runs
 <data>/space.reserve, start.reserve   space for a full disk (wire.space_reserve)
 """
 

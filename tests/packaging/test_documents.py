@@ -1,0 +1,68 @@
+"""What the documents name is there: files, tests, settings, targets of make."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from wire.settings import Settings
+from wire.settings_load import SECTIONS, effective
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("ARCHITECTURE.md", "README.md", "CHANGELOG.md", "docs/api.md")
+
+#: a path stands without the folder that its reader is in: promises name tests, decisions the engine's files
+FOLDERS = ("", "tests", "native/src", "tests/native/simulated")
+#: files that every room has, and what is made at run time
+NAMES_OF_MANY = {"interface.py", "core.py", "client.py", "app.py", "wsgi.py", "speedy.toml"}
+
+_CODE = re.compile(r"`([^`\n]+)`")
+_FILE = re.compile(r"([a-z_]+/)*[\w-]+\.(?:py|c|h|md|toml|sh)")
+_FOLDER = re.compile(r"(?:tests|native|docs|scripts|clients|conformance|contracts|registry)/(?:[a-z_]+/)*")
+
+
+def named(document: str) -> list[str]:
+    return _CODE.findall((ROOT / document).read_text())
+
+
+def found(path: str) -> Path | None:
+    return next((ROOT / folder / path for folder in FOLDERS if (ROOT / folder / path).exists()), None)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_and_test_that_a_document_names_is_there(document: str) -> None:
+    missing = []
+    for name in named(document):
+        path, _, test = name.partition("::")
+        if path in NAMES_OF_MANY or not (_FILE.fullmatch(path) or _FOLDER.fullmatch(path)):
+            continue
+        file = found(path)
+        if file is None or (test and not re.search(rf"^\s*(def|class) {test}\b", file.read_text(), re.MULTILINE)):
+            missing.append(name)
+    assert missing == []
+
+
+def test_every_promise_is_held_by_a_test_that_is_named() -> None:
+    section = (ROOT / "ARCHITECTURE.md").read_text().partition("| promise | held by |")[2].partition("\n\n")[0]
+    rows = [row.split(" | ") for row in section.splitlines()[2:]]
+    assert len(rows) > 20
+    for promise, *held in rows:
+        names = _CODE.findall(" | ".join(held))
+        assert any(found(name.partition("::")[0]) for name in names), promise
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_setting_that_a_document_names_is_one(document: str) -> None:
+    known = {value.key for value in effective(Settings())}
+    told = {name for name in named(document) if re.fullmatch(rf"(?:{'|'.join(SECTIONS)})\.[a-z_]+", name)}
+    # A room's files and modules have names of the same form.
+    told = {name for name in told if found(name) is None and not found(f"{name.replace('.', '/')}.py")}
+    assert told <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_target_of_make_that_a_document_names_is_there(document: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^(?:`)?make ([a-z-]+)|`make ([a-z-]+)", (ROOT / document).read_text(), re.MULTILINE)) <= {
+        pair for target in targets for pair in ((target, ""), ("", target))
+    }
