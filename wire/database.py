@@ -103,6 +103,7 @@ def create_engine(
         execution_options={"speedy": _Behaviour(wait_s, attempts_max, None)},
     )
     event.listen(engine, "connect", _prepare_postgresql(statement_timeout_s, lock_timeout_s, wait_s))
+    event.listen(engine, "checkout", _refuse_closed)
     return engine
 
 
@@ -243,6 +244,12 @@ def _begin_sqlite(connection: Connection) -> None:
     # The driver is in autocommit mode (isolation_level None): its own BEGIN would be deferred, and a transaction that
     # reads first and writes later fails when another one wrote in between.
     connection.exec_driver_sql(connection.get_execution_options().get("speedy_begin", "BEGIN"))
+
+
+def _refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:
+    """One that broke on its way back to the pool; the pool then makes another."""
+    if connection.closed:
+        raise exc.DisconnectionError
 
 
 def _prepare_postgresql(statement_s: float, lock_s: float, idle_s: float) -> Callable[[Any, Any], None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import time
 
-from psycopg2 import OperationalError, extensions
+from psycopg2 import InterfaceError, OperationalError, extensions
 
 
 class BoundedConnection(extensions.connection):
@@ -19,6 +19,14 @@ class BoundedConnection(extensions.connection):
     connect_s = 3.0
     answer_s = 35.0
     connected = False
+
+    def set_isolation_level(self, level: int | None) -> None:
+        """SQLAlchemy calls this also on the way back to the pool, where an error would keep the connection's place for
+        ever. One that broke meanwhile is closed: whoever gets it next finds that out at the first statement."""
+        try:
+            super().set_isolation_level(level)
+        except (OperationalError, InterfaceError):
+            self.close()
 
 
 def bounded(connect_s: float, answer_s: float) -> type[BoundedConnection]:

@@ -311,6 +311,25 @@ def test_connections_that_the_server_closed_are_replaced_without_an_error(postgr
     assert read_counter(postgres) == 1
 
 
+def test_a_connection_that_breaks_after_its_last_statement_costs_no_place_in_the_pool(postgres_url: str) -> None:
+    engine = create_engine(postgres_url, wait_s=5.0, pool_max=1)
+    killer = sqlalchemy.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+
+    def read_and_break(connection: Connection) -> int:
+        backend = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with killer.connect() as other:
+            other.execute(text("SELECT pg_terminate_backend(:backend, 5000)"), {"backend": backend})
+        return 7
+
+    for _ in range(2):
+        # After a write the way back from AUTOCOMMIT is a statement of its own.
+        assert run_transaction(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+        assert run_transaction(engine, read_and_break, read_only=True, isolation="AUTOCOMMIT") == 7
+    assert run_transaction(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+    engine.dispose()
+    killer.dispose()
+
+
 def test_a_server_that_stands_still_is_given_up_and_asked_again_when_it_goes_on(postgres_url: str) -> None:
     engine = create_engine(postgres_url, wait_s=0.5, statement_timeout_s=0.5)
     ask = partial(run_transaction, engine, lambda c: c.scalar(text("SELECT pg_backend_pid()")))
