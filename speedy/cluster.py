@@ -6,6 +6,7 @@ The processes outlive the command that starts them; the directory (speedy.cluste
 from __future__ import annotations
 
 import fcntl
+import http.client
 import json
 import os
 import sys
@@ -22,7 +23,7 @@ from chunkmaster.interface import GroupTable
 from speedy.cluster_plan import ROOMS, Plan, Process, Wanted, database_url, load_plan, make_plan, save_plan
 from speedy.processes import KILL_WAIT_S, ProcessIdentity, is_alive, read_pid_file, start_detached, stop_all
 from wire.auth import ClusterKey
-from wire.errors import Conflict, SpeedyError, Unavailable
+from wire.errors import Conflict, Unavailable
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 35.0  # longer than a room's graceful stop
@@ -105,7 +106,7 @@ class LocalCluster:
                 late = stop_all(list(alive.values()), timeout_s)
                 killed += [name for name, found in alive.items() if found in late]
             for process in plan.processes:
-                self._pid_file(process).unlink(missing_ok=True)
+                self._pid_file(process.name).unlink(missing_ok=True)
         return killed
 
     def states(self) -> list[ProcessState]:
@@ -135,7 +136,7 @@ class LocalCluster:
 
     def identity(self, name: str) -> ProcessIdentity | None:
         """The running process `name`, None when it does not run."""
-        identity = read_pid_file(self.directory / "run" / f"{name}.json")
+        identity = read_pid_file(self._pid_file(name))
         return identity if is_alive(identity) else None
 
     def start(self, *names: str, timeout_s: float = READY_TIMEOUT_S) -> None:
@@ -211,7 +212,7 @@ class LocalCluster:
             log=self.log_file(process.name),
             directory=self.directory,
             environment=environment,
-            pid_file=self._pid_file(process),
+            pid_file=self._pid_file(process.name),
         )
         return True
 
@@ -251,10 +252,10 @@ class LocalCluster:
         return ProcessState(process, identity.pid, "ready" if ready else "not ready", reason)
 
     def _identity(self, process: Process) -> ProcessIdentity | None:
-        return read_pid_file(self._pid_file(process))
+        return read_pid_file(self._pid_file(process.name))
 
-    def _pid_file(self, process: Process) -> Path:
-        return self.directory / "run" / f"{process.name}.json"
+    def _pid_file(self, name: str) -> Path:
+        return self.directory / "run" / f"{name}.json"
 
 
 def readiness(url: str) -> tuple[bool, str]:
@@ -267,9 +268,11 @@ def readiness(url: str) -> tuple[bool, str]:
     except urllib.error.HTTPError as exc:
         try:
             return False, str(json.loads(exc.read(_ANSWER_BYTES_MAX))["error"]["message"])
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
             return False, f"status {exc.code}"
-    except (OSError, SpeedyError) as exc:
+    except (ValueError, http.client.HTTPException):  # whoever listens there speaks something else
+        return False, "what answers there is no room of Speedy"
+    except OSError as exc:
         return False, str(getattr(exc, "reason", exc))
 
 
