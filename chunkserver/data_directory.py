@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wire.errors import BadRequest, Conflict, Unavailable
+from wire.files import replace_file
 from wire.space_reserve import FILES, give_up
 from wire.values import from_json
 
@@ -147,16 +148,5 @@ def _load_or_create(path: Path, server_id: str | None) -> Identity:
 
 
 def _write(path: Path, identity: Identity) -> None:
-    """Whole or not at all, and durable: chunks are stored under this name from now on."""
-    temporary = path / "server.json.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(identity), file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path / "server.json")
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    """Durably: chunks are stored under this name from now on."""
+    replace_file(path / "server.json", json.dumps(asdict(identity), indent=1) + "\n")

@@ -14,7 +14,6 @@ Ports are chosen once and then stay: configurations, docker's image names and th
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 from collections.abc import Iterable, Mapping
@@ -24,11 +23,15 @@ from typing import Any, Literal
 
 from chunkmaster.interface import REPLICAS_MAX
 from wire.errors import BadRequest, Conflict, Unavailable
+from wire.files import replace_file
 
 FORMAT = 1
 HOST = "127.0.0.1"
 GROUPS_MAX = 64
 FRONTS_MAX = 32
+
+#: who may read the files: they hold the database's password
+_PRIVATE = 0o600
 
 Room = Literal["chunkmaster", "metaserver", "chunkserver", "imageserver", "registry"]
 #: in the order in which they are started
@@ -193,12 +196,13 @@ def save_plan(directory: Path, plan: Plan) -> None:
     """Write the plan and the configuration of every process."""
     # The plan first: a directory with anything else and without it is taken for somebody else's.
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / "cluster.json", json.dumps({"format": FORMAT, **asdict(plan)}, indent=1) + "\n")
+    replace_file(directory / "cluster.json", json.dumps({"format": FORMAT, **asdict(plan)}, indent=1) + "\n", _PRIVATE)
     for name in ("config", "rooms", "run", "logs"):
         (directory / name).mkdir(exist_ok=True)
     for process in plan.processes:
-        _write(directory / "config" / f"{process.name}.toml", _toml(_settings(directory, plan, process)))
-    _write(directory / "speedy.toml", _toml(_settings(directory, plan, None)))
+        text = _toml(_settings(directory, plan, process))
+        replace_file(directory / "config" / f"{process.name}.toml", text, _PRIVATE)
+    replace_file(directory / "speedy.toml", _toml(_settings(directory, plan, None)), _PRIVATE)
 
 
 def _settings(directory: Path, plan: Plan, process: Process | None) -> dict[str, Any]:
@@ -233,13 +237,3 @@ def _toml(settings: Mapping[str, Any]) -> str:
         section, _, name = key.partition(".")
         sections.setdefault(section, []).append(f"{name} = {json.dumps(value)}")  # JSON texts and lists are TOML too
     return "\n".join(f"[{section}]\n" + "\n".join(lines) + "\n" for section, lines in sections.items())
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f"{file.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.rename(file)

@@ -21,6 +21,7 @@ from pathlib import Path
 from wire import space_reserve
 from wire.auth import ClusterKey
 from wire.errors import Conflict, Unavailable
+from wire.files import replace_file
 
 FORMAT = 1
 _IDENTITY = "speedy.json"
@@ -107,7 +108,8 @@ def _identity(path: Path) -> str:
                 "`speedy serve`; give an empty one"
             )
         cluster_id = str(uuid.uuid4())
-        _write(path, {"format": FORMAT, "cluster_id": cluster_id})
+        # Durably: everything else in the directory hangs on this id.
+        replace_file(file, json.dumps({"format": FORMAT, "cluster_id": cluster_id}, indent=1) + "\n")
         return cluster_id
     try:
         told = json.loads(file.read_text("utf-8"))
@@ -116,19 +118,3 @@ def _identity(path: Path) -> str:
         return str(uuid.UUID(told["cluster_id"]))
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Conflict(f"{file} cannot be understood: {exc!r}") from exc
-
-
-def _write(path: Path, told: dict[str, object]) -> None:
-    """Whole or not at all, and durable: everything else in the directory hangs on this id."""
-    temporary = path / f"{_IDENTITY}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(told, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path / _IDENTITY)
-    directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory_fd)
-    finally:
-        os.close(directory_fd)
