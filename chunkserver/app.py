@@ -91,6 +91,44 @@ def create_app(
             payload.release()
         return Response(status=204)
 
+    _add_reading_routes(app, store, outgoing)
+
+    @app.delete("/v1/chunks/<fid>")
+    def delete_chunk(fid: str) -> Response:
+        return jsonify(deleted=store.delete(number("fid", fid)))
+
+    @app.get("/v1/chunks")
+    def list_chunks() -> Response:
+        after, limit = query_number("after", 0), query_number("limit", 1000)
+        return jsonify(chunks=to_json(store.list_chunks(after, limit)))
+
+    add_upkeep_routes(app, store)
+
+    @app.get("/v1/group-table")
+    def group_table() -> Response:
+        table = tables.table
+        if table is None:
+            raise NotFound("no ChunkMaster has sent a group table yet")
+        return jsonify(to_json(table))
+
+    return app
+
+
+#: the first parts of the paths that an upkeep app serves, below /v1/
+UPKEEP_NOUNS = frozenset({"chunks", "stat", "volumes", "digests", "scrub", "operations"})
+
+
+def create_upkeep_app(
+    store: ChunkServer, *, key: ClusterKey, ready: Callable[[], None], outgoing: PayloadMemory
+) -> Flask:
+    """What operators ask of a store whose chunks are put and deleted by others: upkeep, and reading one chunk."""
+    app = create_service("chunkserver", key=key, ready=ready)
+    _add_reading_routes(app, store, outgoing)
+    add_upkeep_routes(app, store)
+    return app
+
+
+def _add_reading_routes(app: Flask, store: ChunkServer, outgoing: PayloadMemory) -> None:
     @app.get("/v1/chunks/<fid>")
     def get_chunk(fid: str) -> Response:
         info = store.info(number("fid", fid))
@@ -115,29 +153,9 @@ def create_app(
     def get_info(fid: str) -> Response:
         return jsonify(to_json(store.info(number("fid", fid))))
 
-    @app.delete("/v1/chunks/<fid>")
-    def delete_chunk(fid: str) -> Response:
-        return jsonify(deleted=store.delete(number("fid", fid)))
-
-    @app.get("/v1/chunks")
-    def list_chunks() -> Response:
-        after, limit = query_number("after", 0), query_number("limit", 1000)
-        return jsonify(chunks=to_json(store.list_chunks(after, limit)))
-
     @app.get("/v1/stat")
     def stat() -> Response:
         return jsonify(to_json(store.stat()))
-
-    add_upkeep_routes(app, store)
-
-    @app.get("/v1/group-table")
-    def group_table() -> Response:
-        table = tables.table
-        if table is None:
-            raise NotFound("no ChunkMaster has sent a group table yet")
-        return jsonify(to_json(table))
-
-    return app
 
 
 def _announced_length() -> int:

@@ -3,7 +3,8 @@
     /v2/ -> Registry -> ChunkedDriver -> LocalImageStore -> LocalChunkStore -> C engine      (group 1, one member)
                      -> LocalMetaStore -> SQLite <- LocalChunkMaster <- heartbeats
 
-Operator commands reach the ChunkMaster's group table through the same port, signed with the cluster's key.
+Operator commands reach the ChunkMaster's group table and the upkeep of the ChunkServer through the same port, signed
+with the cluster's key, which stands in the data directory.
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
+
+from flask import Flask
 
 import chunkmaster.migrations
 import metaserver.migrations
 from chunkmaster.app import create_app as create_master_app
 from chunkmaster.core import LocalChunkMaster
+from chunkserver.app import UPKEEP_NOUNS, create_upkeep_app
 from chunkserver.core import LocalChunkStore
 from chunkserver.heartbeat import Heartbeats
+from chunkserver.interface import CHUNK_BYTES_MAX
+from chunkserver.metrics import StoreCollector
+from chunkserver.payloads import PayloadMemory
 from chunkserver.table_file import GroupTableFile
 from chunkserver.wsgi import engine_options, scrub_limits
 from imageserver.core import ImageLimits, LocalImageStore
@@ -29,8 +36,10 @@ from metaserver.core import LocalMetaStore
 from registry_driver.composition import compose
 from speedy.data_directory import ServerData
 from wire.auth import ClusterKey
+from wire.buffers import IdleTrim
 from wire.database import create_engine
 from wire.server import RoomApp
+from wire.service import metrics_of
 from wire.settings import Settings
 from wire.space_reserve import SpaceReserve
 
@@ -99,17 +108,31 @@ def build(settings: Settings, held: ServerData) -> RoomApp:
         opened.callback(room.close)
         reserve.start()
         opened.callback(reserve.close)
-        master_app = create_master_app(master, key=ClusterKey.load(held.key_file), ready=master.check)
+        metrics_of(cast(Flask, room.app)).register(StoreCollector(store))
+        key = ClusterKey.load(held.key_file)
+        outgoing = PayloadMemory(CHUNK_BYTES_MAX)
+        trim = IdleTrim(outgoing)
+        trim.start()
+        opened.callback(trim.close)
+        master_app = create_master_app(master, key=key, ready=master.check)
+        upkeep_app = create_upkeep_app(store, key=key, ready=master.check, outgoing=outgoing)
         close = opened.pop_all().close
-    return RoomApp(_with_group_table(room.app, master_app), close)
+    return RoomApp(_with_operator_calls(room.app, master_app, upkeep_app), close)
 
 
-def _with_group_table(registry: Callable[..., Any], master: Callable[..., Any]) -> Callable[..., Any]:
-    """The registry's app, and beside it the one internal call that operator commands need."""
+def _with_operator_calls(
+    registry: Callable[..., Any], master: Callable[..., Any], upkeep: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The registry's app, and beside it the internal calls that operator commands need, all of them signed."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        internal = environ["PATH_INFO"] == "/v1/groups" and environ["REQUEST_METHOD"] == "GET"
-        answer: Iterable[bytes] = (master if internal else registry)(environ, start_response)
+        chosen = registry
+        path: str = environ["PATH_INFO"]
+        if path == "/v1/groups" and environ["REQUEST_METHOD"] == "GET":
+            chosen = master
+        elif path.startswith("/v1/") and path.split("/", 3)[2] in UPKEEP_NOUNS:
+            chosen = upkeep
+        answer: Iterable[bytes] = chosen(environ, start_response)
         return answer
 
     return app

@@ -8,39 +8,46 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from chunkserver.client import HttpChunkStore
-from chunkserver.wsgi import engine_options
-from native.engine import Engine
-from native.errors import ChunkCorrupt, ChunkNotFound, EngineError, StoreLocked, VolumeNotFound
+from chunkserver.interface import Operation
 from native.values import Damage
-from speedy.options import config_option, json_option, read_settings
-from speedy.reach import load_key
+from speedy.options import config_option, json_option
 from speedy.tables import print_rows, size
-from wire.errors import BadRequest
-from wire.settings import Settings
+from speedy.volume_operation import patiently, pauses, progress, run_operation
+from speedy.volume_place import open_place
 from wire.settings_values import Size
 from wire.values import to_json
 
-STEP_BYTES = 16 * 1024 * 1024
-POLL_S = 0.5
 PAGE = 10_000
+#: status after Ctrl-C, as shells have it
+INTERRUPTED = 130
 
-data_option = click.option(
+_data_option = click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory of a stopped ChunkServer or embedded server (default: chunkserver.data of the settings).",
+    help="Directory of a ChunkServer or of an embedded server, stopped or running (default: chunkserver.data of the "
+    "settings).",
 )
-url_option = click.option(
-    "--url", metavar="URL", help="A running ChunkServer: http://host:port (cluster.key_file of the settings)."
+_url_option = click.option(
+    "--url", metavar="URL", help="A running server: http://host:port (cluster.key_file of the settings)."
 )
+_rate_option = click.option(
+    "--rate", metavar="SIZE", help='Bytes per second, like "64MiB"; 0: no bound (default: the server\'s own bound).'
+)
+_volumes_argument = click.argument("volumes", type=click.IntRange(1), nargs=-1, metavar="[VOLUME]...")
+
+
+def _everywhere(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that all commands have."""
+    for option in (json_option, config_option, _url_option, _data_option):
+        command = option(command)
+    return command
 
 
 @click.group(short_help="Look into the files that keep the chunks, verify, scrub and compact them.")
@@ -48,62 +55,12 @@ def volume() -> None:
     """The volumes of a ChunkServer: files of many chunks each."""
 
 
-@contextmanager
-def _stopped(settings: Settings, data: Path | None, *, writing: bool = False) -> Iterator[Engine]:
-    """The store of a stopped server's directory; for reading only unless `writing`."""
-    path = data or settings.chunkserver.data
-    path = path / "chunks" if (path / "speedy.json").exists() else path
-    try:
-        cluster_id = json.loads((path / "server.json").read_text("utf-8"))["cluster_id"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise click.ClickException(f"{path} is not a ChunkServer's directory: server.json cannot be read") from exc
-    if cluster_id is None:
-        raise click.ClickException(f"the server of {path} has not joined a cluster yet: it holds no chunks")
-    options = replace(
-        engine_options(settings.chunkserver, cluster_id), create=False, read_only=not writing, compact_below=0.0
-    )
-    try:
-        with Engine.open(path / "disk", options) as engine:
-            yield engine
-    except StoreLocked as exc:
-        raise click.ClickException(
-            f"{path} is in use by a running server: stop it first, or ask a running ChunkServer with --url "
-            "(ls, show, dump and scrub can)"
-        ) from exc
-    except (ChunkNotFound, VolumeNotFound, ChunkCorrupt, EngineError) as exc:
-        raise click.ClickException(str(exc)) from exc
-
-
-@contextmanager
-def _place(config_file: Path | None, data: Path | None, url: str | None) -> Iterator[Engine | HttpChunkStore]:
-    if data is not None and url is not None:
-        raise click.UsageError("--data is a stopped server's directory, --url a running server: one of them")
-    settings = read_settings(config_file)
-    if url is None:
-        with _stopped(settings, data) as engine:
-            yield engine
-        return
-    if settings.cluster.key_file is None:
-        raise BadRequest("cluster.key_file is not set: a running server asks for the cluster's key")
-    try:
-        store = HttpChunkStore(url, load_key(settings.cluster.key_file))
-    except ValueError as exc:
-        raise click.UsageError(str(exc)) from exc
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 @volume.command("ls")
-@data_option
-@url_option
-@config_option
-@json_option
+@_everywhere
 def list_volumes(data: Path | None, url: str | None, config_file: Path | None, as_json: bool) -> None:
     """List the volumes: state, size, and how much of it is live, dead, padding and free."""
-    with _place(config_file, data, url) as place:
-        volumes = place.volumes()
+    with open_place(config_file, data, url) as place:
+        volumes = place.upkeep.volumes()
     if as_json:
         click.echo(json.dumps(to_json(volumes), indent=1))
         return
@@ -119,20 +76,16 @@ def list_volumes(data: Path | None, url: str | None, config_file: Path | None, a
 @volume.command()
 @click.argument("number", type=click.IntRange(1), metavar="VOLUME")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Chunks to show.")
-@data_option
-@url_option
-@config_option
-@json_option
+@_everywhere
 def show(  # noqa: PLR0917 - click names them
     number: int, limit: int, data: Path | None, url: str | None, config_file: Path | None, as_json: bool
 ) -> None:
     """Show the live chunks of a volume in the order of their places."""
     found: list[Any] = []
-    with _place(config_file, data, url) as place:
-        list_chunks: Callable[..., list[Any]] = place.needles if isinstance(place, Engine) else place.volume_chunks
+    with open_place(config_file, data, url) as place:
         while len(found) < limit:
             wanted = min(PAGE, limit - len(found))
-            page = list_chunks(number, found[-1].offset if found else 0, wanted)
+            page = place.upkeep.volume_chunks(number, found[-1].offset if found else 0, wanted)
             found += page
             if len(page) < wanted:
                 break
@@ -148,150 +101,153 @@ def show(  # noqa: PLR0917 - click names them
 
 
 @volume.command()
-@click.argument("number", type=click.IntRange(1), required=False, metavar="[VOLUME]")
-@data_option
-@config_option
-@json_option
-def verify(number: int | None, data: Path | None, config_file: Path | None, as_json: bool) -> None:
-    """Read everything in a stopped server's directory, or one volume, and report each damaged chunk: then the status is
-    1. Nothing is written. A running server is told to do so with `speedy volume scrub --url`."""
-    with _stopped(read_settings(config_file), data) as engine:
-        if number is None:
-            engine.scrub_start()
-            checked, damage = _run_round(engine, 0, as_json).checked_chunks, engine.scrub_damage()
-        else:
-            checked, damage = _verify_volume(engine, number)
-    _report(checked, damage, as_json)
-
-
-def _verify_volume(engine: Engine, number: int) -> tuple[int, list[Damage]]:
-    checked, after = 0, 0
-    damage: list[Damage] = []
-    while page := engine.needles(number, after, PAGE):
-        for chunk in page:
-            try:
-                engine.read_into(chunk.fid, 0, bytearray(chunk.length))
-            except ChunkCorrupt as exc:
-                damage.append(Damage(chunk.fid, number, chunk.offset, chunk.length, exc.detail, time.time()))
-        checked += len(page)
-        after = page[-1].offset
-    return checked, damage
+@_volumes_argument
+@_rate_option
+@_everywhere
+def verify(  # noqa: PLR0917 - click names them
+    volumes: tuple[int, ...],
+    rate: str | None,
+    data: Path | None,
+    url: str | None,
+    config_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Read everything, or these volumes, past the page cache, and report each damaged chunk: then the status is 1.
+    Nothing is written. Ctrl-C ends it, also at a running server."""
+    bytes_s = _rate(rate)
+    with open_place(config_file, data, url) as place:
+        if bytes_s is None and not place.running:
+            bytes_s = 0
+        start = partial(place.upkeep.start_verify, volumes=volumes, bytes_s=bytes_s)
+        told, interrupted = run_operation(start, place.upkeep, quiet=as_json)
+    _report(to_json(told) if as_json else None, told.chunks, told.damaged, told.damage)
+    if not as_json and told.volumes_gone:
+        gone = ", ".join(map(str, told.volumes_gone))
+        click.echo(f"Compacted meanwhile, which verifies chunks too: volume {gone}.")
+    _end(told, interrupted)
+    if told.damaged:
+        raise SystemExit(1)
 
 
 @volume.command()
 @click.argument("fid", type=click.IntRange(1))
-@data_option
-@url_option
-@config_option
-def dump(fid: int, data: Path | None, url: str | None, config_file: Path | None) -> None:
-    """Write the bytes of a chunk, verified, to standard output."""
-    with _place(config_file, data, url) as place:
-        payload = bytearray(place.info(fid).length)
-        place.read_into(fid, 0, payload)
+@_everywhere
+def dump(fid: int, data: Path | None, url: str | None, config_file: Path | None, as_json: bool) -> None:
+    """Write the bytes of a chunk, verified, to standard output. With --json tell where it lies, if it is good."""
+    with open_place(config_file, data, url) as place:
+        info = place.chunks.info(fid)
+        payload = bytearray(info.length)
+        place.chunks.read_into(fid, 0, payload)
+    if as_json:
+        click.echo(json.dumps(to_json(info), indent=1))
+        return
     sys.stdout.buffer.write(payload)
     sys.stdout.buffer.flush()
 
 
 @volume.command()
 @click.option("--fresh", is_flag=True, help="Begin a new round, even if one is under way.")
-@click.option("--rate", metavar="SIZE", help='Bytes per second, like "64MiB" (default: chunkserver.scrub_bytes_s).')
-@data_option
-@url_option
-@config_option
-@json_option
+@_rate_option
+@_everywhere
 def scrub(  # noqa: PLR0917 - click names them
     fresh: bool, rate: str | None, data: Path | None, url: str | None, config_file: Path | None, as_json: bool
 ) -> None:
     """Scrub now: go on with the round under way, or begin one, and wait for its end. The status is 1 when chunks are
     damaged. Of a running server, stopping this command does not stop the scrub."""
-    bytes_s = None if rate is None else _rate(rate)
-    if url is None:
-        settings = read_settings(config_file)
-        with _stopped(settings, data, writing=True) as engine:
-            if fresh or not engine.scrub_status().active:
-                engine.scrub_start()
-            usual = settings.chunkserver.scrub_bytes_s
-            told = _run_round(engine, usual if bytes_s is None else bytes_s, as_json)
-            _report(told.checked_chunks, engine.scrub_damage(), as_json)
-        return
-    with _place(config_file, data, url) as store:
-        assert isinstance(store, HttpChunkStore)
-        status = store.start_scrub(fresh=fresh, bytes_s=bytes_s)
-        with _progress(as_json) as show_progress:
-            while status.rounds < status.round:
+    bytes_s = _rate(rate)
+    if bytes_s == 0:
+        raise click.BadParameter("the scrub goes on at a rate", param_hint="--rate")
+    with open_place(config_file, data, url, writing=True) as place:
+        status = place.upkeep.start_scrub(fresh=fresh, bytes_s=bytes_s)
+        with progress(as_json) as show_progress:
+            for _ in pauses():
+                if status.rounds >= status.round:
+                    break
                 show_progress(status.checked_bytes, status.total_bytes)
                 if status.state == "paused":
                     raise click.ClickException("somebody has stopped the scrub; the same command lets it go on")
-                time.sleep(POLL_S)
-                status = store.scrub_status()
-    _report(status.checked_chunks, list(status.damage), as_json)
-
-
-def _rate(text: str) -> int:
-    try:
-        return Size(1).parse(text, Path())
-    except (ValueError, OverflowError) as exc:
-        raise click.BadParameter(f"{text!r} is not a number of bytes per second, or a size like 64MiB") from exc
+                status = patiently(place.upkeep.scrub_status)
+    _report(to_json(status) if as_json else None, status.checked_chunks, status.known_damaged, status.damage)
+    if status.known_damaged:
+        raise SystemExit(1)
 
 
 @volume.command()
-@click.option("--below", type=click.FloatRange(0, 1, min_open=True), default=0.7, show_default=True,
-              help="Compact volumes whose live share is smaller.")  # fmt: skip
-@data_option
-@config_option
-@json_option
-def compact(below: float, data: Path | None, config_file: Path | None, as_json: bool) -> None:
-    """Compact the volumes of a stopped server's directory. A running server does so by itself
-    (chunkserver.compact_below)."""
-    with _stopped(read_settings(config_file), data, writing=True) as engine:
-        done = engine.compact(below)
+@_volumes_argument
+@click.option(
+    "--below", type=click.FloatRange(0, 1, min_open=True),
+    help="Compact all volumes whose live share is smaller (default: chunkserver.compact_below).",
+)  # fmt: skip
+@_rate_option
+@_everywhere
+def compact(  # noqa: PLR0917 - click names them
+    volumes: tuple[int, ...],
+    below: float | None,
+    rate: str | None,
+    data: Path | None,
+    url: str | None,
+    config_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Compact now: these volumes whatever they hold, or all whose live share is small. Chunks stay readable meanwhile.
+    Ctrl-C ends it, also at a running server; what it has moved by then counts."""
+    if volumes and below is not None:
+        raise click.UsageError("--below chooses volumes, and these are named: one of them")
+    bytes_s = _rate(rate)
+    with open_place(config_file, data, url, writing=True) as place:
+        if bytes_s is None and not place.running:
+            bytes_s = 0
+        start = partial(place.upkeep.start_compaction, volumes=volumes, below=below, bytes_s=bytes_s)
+        told, interrupted = run_operation(start, place.upkeep, quiet=as_json)
     if as_json:
-        click.echo(json.dumps(to_json(done), indent=1))
-        return
-    click.echo(
-        f"Removed {done.volumes_removed} volumes, made {done.volumes_made}; copied {done.chunks_copied} chunks "
-        f"({size(done.bytes_copied)}), gave {size(done.bytes_given_back)} back to the file system."
-    )
-
-
-def _run_round(engine: Engine, bytes_s: int, as_json: bool) -> Any:
-    with _progress(as_json) as show_progress:
-        while (told := engine.scrub_step(STEP_BYTES, bytes_s)).active:
-            show_progress(told.checked_bytes, told.total_bytes)
-            time.sleep(min(told.wait_s, 1.0))
-    return told
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
-    if as_json:
-        yield lambda _done, _total: None
-        return
-    from rich import progress  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415 - slow to import, of no use to --json
-
-    columns = (
-        progress.BarColumn(),
-        progress.DownloadColumn(True),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=max(total, 1))
-
-
-def _report(checked: int, damage: list[Damage], as_json: bool) -> None:
-    """What was found; ends with status 1 when something was."""
-    if as_json:
-        click.echo(json.dumps({"checked_chunks": checked, "damage": to_json(damage)}, indent=1))
+        click.echo(json.dumps(to_json(told), indent=1))
     else:
-        if damage:
-            rows = [
-                [one.what, str(one.fid or "superblock"), str(one.volume), str(one.offset), str(one.length)]
-                for one in damage
-            ]
-            print_rows(["damage"], ["fid", "volume", "offset", "length"], rows)
-        click.echo(f"{checked} chunks were checked; damaged places: {len(damage) or 'none'}.")
-    if damage:
+        click.echo(
+            f"Removed {told.volumes_removed} volumes, made {told.volumes_made}; copied {told.chunks} chunks "
+            f"({size(told.done_bytes)}), gave {size(told.given_back_bytes)} back to the file system."
+        )
+        if told.volumes_damaged:
+            click.echo(f"Volumes that stay because they hold damaged chunks: {told.volumes_damaged}.")
+        if told.volumes_left:
+            left = ", ".join(map(str, told.volumes_left))
+            click.echo(f"Not compacted: volume {left} (in use, damaged or failed: `speedy volume ls`, `verify`).")
+    _end(told, interrupted)
+    if told.volumes_left:
         raise SystemExit(1)
+
+
+def _rate(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return Size(0).parse(text, Path())
+    except (ValueError, OverflowError) as exc:
+        raise click.BadParameter(
+            f"{text!r} is not a number of bytes per second, or a size like 64MiB", param_hint="--rate"
+        ) from exc
+
+
+def _report(as_json: Any, checked: int, damaged: int, damage: Sequence[Damage]) -> None:
+    """`as_json`: what to print instead of a table."""
+    if as_json is not None:
+        click.echo(json.dumps(as_json, indent=1))
+        return
+    if damage:
+        rows = [
+            [one.what, str(one.fid or "superblock"), str(one.volume), str(one.offset), str(one.length)]
+            for one in damage
+        ]
+        print_rows(["damage"], ["fid", "volume", "offset", "length"], rows)
+    more = f" ({damaged - len(damage)} are not listed)" if damaged > len(damage) else ""
+    click.echo(f"{checked} chunks were checked; damaged places: {damaged or 'none'}{more}.")
+
+
+def _end(told: Operation, interrupted: bool) -> None:
+    """Ends the command here unless all was done."""
+    if told.state == "failed":
+        raise click.ClickException(f"the {told.kind} failed: {told.trouble}")
+    if interrupted:
+        click.echo("Stopped before the end." if told.state == "stopped" else "It ends in a moment.", err=True)
+        raise SystemExit(INTERRUPTED)
+    if told.state == "stopped":
+        raise click.ClickException(f"the {told.kind} was stopped before its end, by the server or by somebody else")

@@ -24,13 +24,13 @@ from wire.errors import Conflict, Unavailable
 from wire.files import replace_file
 
 FORMAT = 1
-_IDENTITY = "speedy.json"
+IDENTITY_FILE = "speedy.json"
 _LOCK = "speedy.lock"
 KEY_FILE = "cluster.key"
 #: tells other commands where the server of a data directory listens, while it runs
 ADDRESS_FILE = "speedy.address.json"
 #: what a first start that was interrupted, or a file system, may have left in a directory that is ours to take
-_HARMLESS = frozenset({_LOCK, KEY_FILE, *space_reserve.FILES, f"{_IDENTITY}.tmp", "lost+found"})
+_HARMLESS = frozenset({_LOCK, KEY_FILE, *space_reserve.FILES, f"{IDENTITY_FILE}.tmp", "lost+found"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +98,14 @@ def _lock(path: Path) -> int:
 
 def _identity(path: Path) -> str:
     """The cluster id that stands in the directory; a fresh one gets one."""
-    file = path / _IDENTITY
+    file = path / IDENTITY_FILE
     if not file.exists():
         foreign = sorted(set(os.listdir(path)) - _HARMLESS)
         if foreign:
             # Starting would put a new cluster's name over somebody's chunks.
             raise Conflict(
-                f"directory {path} holds {', '.join(foreign[:5])} but no {_IDENTITY}: it is not a data directory of "
-                "`speedy serve`; give an empty one"
+                f"directory {path} holds {', '.join(foreign[:5])} but no {IDENTITY_FILE}: it is not a data directory "
+                "of `speedy serve`; give an empty one"
             )
         cluster_id = str(uuid.uuid4())
         # Durably: everything else in the directory hangs on this id.

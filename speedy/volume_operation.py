@@ -1,0 +1,87 @@
+"""Starts an operation, waits for its end with a bar, and stops it on Ctrl-C."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import click
+
+from chunkserver.interface import ChunkUpkeep, Operation
+from wire.errors import DeadlineExceeded, OperationNotFound, SpeedyError, Unavailable
+
+POLL_FIRST_S = 0.02
+POLL_MAX_S = 0.5
+#: how long a server may be away before its operation is given up
+PATIENCE_S = 30.0
+
+T = TypeVar("T")
+ShowProgress = Callable[[int, int], None]
+
+
+def run_operation(start: Callable[[str], Operation], upkeep: ChunkUpkeep, *, quiet: bool) -> tuple[Operation, bool]:
+    """`start` is given the operation's id. How it ended, and whether Ctrl-C did it."""
+    operation_id = str(uuid.uuid4())
+    with progress(quiet) as show:
+        try:
+            told = start(operation_id)
+            for _ in pauses():
+                if told.state != "running":
+                    return told, False
+                show(told.done_bytes, told.total_bytes)
+                told = patiently(lambda: upkeep.operation(operation_id))
+            raise AssertionError  # pauses do not end
+        except OperationNotFound as exc:
+            raise click.ClickException(
+                "the server has forgotten what it was told to do: it was restarted. Start the command again."
+            ) from exc
+        except KeyboardInterrupt:
+            return _stop(upkeep, operation_id), True
+
+
+def _stop(upkeep: ChunkUpkeep, operation_id: str) -> Operation:
+    try:
+        return upkeep.stop_operation(operation_id)
+    except SpeedyError as exc:
+        raise click.ClickException(
+            f"the server could not be told to stop ({exc}); it does by itself when nobody has asked for five minutes"
+        ) from exc
+
+
+def pauses() -> Iterator[None]:
+    """One after the other, each longer, up to POLL_MAX_S; the first comes at once."""
+    pause_s = POLL_FIRST_S
+    while True:
+        yield
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, POLL_MAX_S)
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What `ask` answers; a server that is away is asked again for PATIENCE_S."""
+    until_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except (Unavailable, DeadlineExceeded):
+            if time.monotonic() >= until_s:
+                raise
+        time.sleep(POLL_MAX_S)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[ShowProgress]:
+    """A bar on standard error; it is told bytes that are done and bytes in all."""
+    if quiet:
+        yield lambda _done, _total: None
+        return
+    from rich import progress as bars  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415 - slow to import, of no use to --json
+
+    columns = (bars.BarColumn(), bars.DownloadColumn(True), bars.TransferSpeedColumn(), bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=min(done, total), total=max(total, 1))
