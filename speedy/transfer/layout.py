@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _INDEX_BYTES_MAX: Final = 64 << 20
 _LOCK_EVERY_S: Final = 0.1
 #: how long another run may hold the lock on index.json, seconds
 _LOCK_TIMEOUT_S: Final = 30.0
+#: how long another run may take with a blob that this one wants too, seconds
+_PARTIAL_TIMEOUT_S: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,8 @@ class Layout:
 
     @contextmanager
     def partial(self, digest: str, stop: Stop) -> Iterator[Partial]:
-        """The blob's file on its way, this run's alone while the block lasts; another run's is waited for.
+        """The blob's file on its way, this run's alone while the block lasts; another run's is waited for
+        (bounded, then TransferError).
 
         The caller appends to it and calls `keep`; otherwise it stays for the next run.
         """
@@ -172,8 +176,8 @@ class Layout:
         return index
 
     def _open_partial(self, path: Path, stop: Stop) -> BinaryIO:
-        told = False
-        while True:
+        deadline_s = time.monotonic() + _PARTIAL_TIMEOUT_S
+        while time.monotonic() < deadline_s:
             path.parent.mkdir(exist_ok=True)
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -185,15 +189,15 @@ class Layout:
                 # Meanwhile the other run may have renamed it: then this is a finished blob that must not change.
                 if _is_at(file, path):
                     return file
+                file.close()
             except BlockingIOError:
-                told = True
+                file.close()
+                stop.sleep(_LOCK_EVERY_S)
             except BaseException:
                 file.close()
                 raise
-            file.close()
-            if told:
-                stop.sleep(_LOCK_EVERY_S)
             stop.check()
+        raise TransferError(f"{path} is in use by another run for more than {_PARTIAL_TIMEOUT_S:g} s")
 
     @contextmanager
     def _locked(self, stop: Stop) -> Iterator[None]:
