@@ -35,7 +35,7 @@ from imageserver.table import TableLimits
 from metaserver.core import LocalMetaStore
 from registry_driver.composition import compose
 from speedy.data_directory import ServerData
-from wire.auth import ClusterKey
+from wire.auth import SCHEME, ClusterKey
 from wire.buffers import IdleTrim
 from wire.database import create_engine
 from wire.server import RoomApp
@@ -123,15 +123,18 @@ def build(settings: Settings, held: ServerData) -> RoomApp:
 def _with_operator_calls(
     registry: Callable[..., Any], master: Callable[..., Any], upkeep: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """The registry's app, and beside it the internal calls that operator commands need, all of them signed."""
+    """The registry's app, and beside it the internal calls that operator commands need. What is not signed goes to the
+    registry, which has no such path: strangers are not told that there is more."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         chosen = registry
         path: str = environ["PATH_INFO"]
-        if path == "/v1/groups" and environ["REQUEST_METHOD"] == "GET":
-            chosen = master
-        elif path.startswith("/v1/") and path.split("/", 3)[2] in UPKEEP_NOUNS:
-            chosen = upkeep
+        if path.startswith("/v1/") and environ.get("HTTP_AUTHORIZATION", "").startswith(SCHEME):
+            noun = path.split("/", 3)[2]
+            if noun in UPKEEP_NOUNS:
+                chosen = upkeep
+            elif path == "/v1/groups" and environ["REQUEST_METHOD"] == "GET":
+                chosen = master
         answer: Iterable[bytes] = chosen(environ, start_response)
         return answer
 
