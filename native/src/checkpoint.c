@@ -61,6 +61,11 @@ void checkpoint_place(const struct checkpoint *checkpoint, size_t i, struct chun
     place->slot = 0;
 }
 
+uint64_t checkpoint_fid(const struct checkpoint *checkpoint, size_t i)
+{
+    return load_u64(checkpoint->content + HEADER_BYTES + i * ENTRY_BYTES);
+}
+
 static bool entries_are_valid(const struct checkpoint *checkpoint)
 {
     uint64_t fid_before = 0;

@@ -22,6 +22,8 @@ int checkpoint_load(struct volume *volume, struct checkpoint *checkpoint, engine
 void checkpoint_free(struct checkpoint *checkpoint);
 /* The chunk number i < count of one that was loaded, in ascending order of fids; its slot is to be filled in. */
 void checkpoint_place(const struct checkpoint *checkpoint, size_t i, struct chunk_place *place);
+/* Its fid alone. */
+uint64_t checkpoint_fid(const struct checkpoint *checkpoint, size_t i);
 /* How many chunks a volume's checkpoint announces; 0 when there is none. A hint, not checked further. */
 uint64_t checkpoint_announces(const struct engine_io *io, int directory, uint32_t volume_id);
 /* Writes the checkpoint, keeping the one before as .ckp.old. Sorts places. */

@@ -221,6 +221,11 @@ bool chunk_index_expect(struct chunk_index *index, uint64_t count)
     return true;
 }
 
+uint32_t chunk_index_part(uint64_t fid, uint32_t parts)
+{
+    return (uint32_t)(mix(fid) >> (64 - SHARD_LOG2)) % parts;
+}
+
 void chunk_index_prefetch(struct chunk_index *index, uint64_t fid)
 {
     const struct shard *shard = shard_of(index, fid);

@@ -9,66 +9,9 @@
 #include "checkpoint.h"
 #include "directory.h"
 #include "failure.h"
+#include "filling.h"
 #include "recovery.h"
 #include "store.h"
-
-#define PREFETCHED 16u /* chunks ahead whose place in the index is on its way into the processor's cache */
-
-/* A chunk that was found twice: the copy that lost, to be recorded as dead. */
-struct loser_list {
-    struct chunk_place *places; /* owned */
-    size_t count;
-    size_t capacity;
-    bool no_memory;
-};
-
-static void add_loser(struct loser_list *losers, const struct chunk_place *place)
-{
-    if (losers->count == losers->capacity) {
-        size_t capacity = losers->capacity == 0 ? 16 : 2 * losers->capacity;
-        struct chunk_place *places = realloc(losers->places, capacity * sizeof *places);
-        if (places == NULL) {
-            losers->no_memory = true;
-            return;
-        }
-        losers->places = places;
-        losers->capacity = capacity;
-    }
-    losers->places[losers->count++] = *place;
-}
-
-static void account_live(struct volume *volume, const struct chunk_place *place, int sign)
-{
-    uint64_t footprint = needle_footprint(place->length, place->header_length);
-    if (sign > 0) {
-        volume->live_bytes += footprint;
-        volume->payload_bytes += place->length;
-        volume->chunks++;
-    } else {
-        volume->live_bytes -= footprint;
-        volume->payload_bytes -= place->length;
-        volume->chunks--;
-    }
-}
-
-/* Volumes are read in ascending order of id and needles of offset, so the later copy of a fid, which was written to
- * replace a damaged one, wins. */
-static int index_chunk(engine_store *store, struct volume *volume, const struct chunk_place *place,
-                       struct loser_list *losers, engine_error *error)
-{
-    struct chunk_place before;
-    bool replaced = false;
-    if (!chunk_index_fill(store->index, place, &replaced, &before))
-        return failure(error, ENGINE_NO_MEMORY, 0, "no memory for the index");
-    account_live(volume, place, 1);
-    if (replaced) {
-        account_live(volumes_get(store, before.slot), &before, -1);
-        add_loser(losers, &before);
-        if (losers->no_memory)
-            return failure(error, ENGINE_NO_MEMORY, 0, "no memory for superseded needles");
-    }
-    return ENGINE_OK;
-}
 
 static int index_recovered(engine_store *store, struct volume *volume, const struct recovery *recovery,
                            struct loser_list *losers, engine_error *error)
@@ -91,7 +34,7 @@ static int index_recovered(engine_store *store, struct volume *volume, const str
             .crc32c = needle->payload_crc,
             .created_s = (uint32_t)(needle->created_us / 1000000u),
         };
-        status = index_chunk(store, volume, &place, losers, error);
+        status = filling_add(store, &place, losers, error);
     }
     return status;
 }
@@ -99,7 +42,7 @@ static int index_recovered(engine_store *store, struct volume *volume, const str
 static int index_checkpoint(engine_store *store, struct volume *volume, const struct checkpoint *checkpoint,
                             const struct delete_set *deleted, struct loser_list *losers, engine_error *error)
 {
-    int status = ENGINE_OK;
+    bool any_deleted;
     volume->tail = checkpoint->tail;
     volume->next_seq = checkpoint->next_seq;
     volume->fid_max = checkpoint->fid_max > volume->fid_max ? checkpoint->fid_max : volume->fid_max;
@@ -107,19 +50,9 @@ static int index_checkpoint(engine_store *store, struct volume *volume, const st
     volume->punched_seq = checkpoint->punched_seq;
     volume->punched_bytes = checkpoint->punched_bytes;
     volume->checkpoint_tail = checkpoint->tail;
-    for (size_t i = 0; i < checkpoint->count && status == ENGINE_OK; i++) {
-        struct chunk_place place;
-        if (i + PREFETCHED < checkpoint->count) {
-            checkpoint_place(checkpoint, i + PREFETCHED, &place);
-            chunk_index_prefetch(store->index, place.fid);
-        }
-        checkpoint_place(checkpoint, i, &place);
-        place.slot = volume->slot;
-        if (deleted->count > 0 && delete_set_find(deleted, place.offset, place.fid) != NULL)
-            volume->changed = true;
-        else
-            status = index_chunk(store, volume, &place, losers, error);
-    }
+    int status = filling_add_checkpoint(store, volume, checkpoint, deleted, losers, &any_deleted, error);
+    if (any_deleted)
+        volume->changed = true;
     return status;
 }
 

@@ -1,0 +1,46 @@
+"""Opening a store of very many chunks: checkpoints from a size on are taken in by several threads."""
+
+import shutil
+from pathlib import Path
+
+from native.checksum import crc32c
+from native.engine import Engine
+
+from .conftest import MIB, OpenStore
+
+CHUNKS = 240_000  # more than two threads' worth in one volume
+AT_ONCE = 4000
+
+
+def contents(engine: Engine) -> list[tuple[int, int, int, int, int]]:
+    found = engine.iterate(limit=CHUNKS + 1)
+    return [(chunk.fid, chunk.volume, chunk.offset, chunk.length, chunk.crc32c) for chunk in found]
+
+
+def test_every_chunk_of_large_checkpoints_is_found_again_and_no_deleted_one(
+    open_store: OpenStore, fast_directory: Path, tmp_path: Path
+) -> None:
+    large = {"volume_size_first": 64 * MIB, "volume_size_max": 64 * MIB, "sync": False}
+    engine = open_store(**large)
+    for start in range(1, CHUNKS + 1, AT_ONCE):
+        payloads = [(fid, b"%d" % fid) for fid in range(start, start + AT_ONCE)]
+        assert not any(engine.put_many([(fid, payload, crc32c(payload)) for fid, payload in payloads]))
+    engine.checkpoint()
+    for fid in range(7, CHUNKS, 1000):  # known to the delete log alone, once the checkpoint is read
+        assert engine.delete(fid)
+    expected, before = contents(engine), engine.stat()
+    assert len(expected) == CHUNKS - len(range(7, CHUNKS, 1000))
+    copy = tmp_path / "copy"
+    shutil.copytree(fast_directory, copy)
+    again = open_store(copy, **large)
+    assert contents(again) == expected
+    after = again.stat()
+    assert (after.chunks, after.live_bytes, after.payload_bytes) == (
+        before.chunks,
+        before.live_bytes,
+        before.payload_bytes,
+    )
+    for fid in range(1, CHUNKS, 9973):
+        buffer = bytearray(len(b"%d" % fid))
+        again.read_into(fid, 0, buffer)
+        assert buffer == b"%d" % fid
