@@ -7,7 +7,8 @@
  *   - engine_read never hands out a byte that was not compared with a CRC32C that was written with the chunk.
  *   - After any failed write or fsync the volume takes no write and no fsync again: after a failed fsync the page cache
  *     shows bytes that the disk does not have, and a second fsync would report success. Later chunks go elsewhere.
- *   - engine_delete is durable when it returns; the space goes back to the file system when the last reader has left.
+ *   - engine_delete is durable when it returns; the space goes back to the file system when the last reader has left. It
+ *     works on a disk without a free block: room for its record is set aside before a chunk is stored.
  *   - Opening is bounded by the bytes written since the last checkpoint, and one bad volume never prevents it.
  * CAVEATS
  *   - The handle must be opened after fork() and closed by the process that opened it. Descriptors are O_CLOEXEC.
@@ -290,7 +291,8 @@ int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer
 /* Describes a chunk, from memory. NOT_FOUND. */
 int engine_info(engine_store *store, uint64_t fid, engine_chunk *chunk, engine_error *error);
 
-/* Removes a chunk durably; *removed is 0 when there was none. Safe to repeat. FAILED, DISK_FULL. */
+/* Removes a chunk durably; *removed is 0 when there was none. Safe to repeat. FAILED; DISK_FULL only where the file system
+ * cannot set space aside. */
 int engine_delete(engine_store *store, uint64_t fid, int *removed, engine_error *error);
 
 /* Up to limit (at most ENGINE_ITERATE_MAX) chunks with fid > after_fid in ascending order; *count is less than limit

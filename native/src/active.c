@@ -239,7 +239,7 @@ static bool give_back(engine_store *store, uint64_t footprint)
     return enough;
 }
 
-int active_claim(engine_store *store, uint64_t footprint, struct volume **claimed, engine_error *error)
+int active_claim(engine_store *store, uint64_t footprint, unsigned needles, struct volume **claimed, engine_error *error)
 {
     struct attempt attempt = {.count = 0};
     bool no_further = false; /* the disk has no space for a further volume */
@@ -254,7 +254,7 @@ int active_claim(engine_store *store, uint64_t footprint, struct volume **claime
                 return status;
         }
         if (volume != NULL) {
-            status = space_take(store, volume, end_of_batch(volume, footprint), error);
+            status = space_take(store, volume, end_of_batch(volume, footprint), needles, error);
             if (status == ENGINE_OK) {
                 *claimed = volume;
                 return ENGINE_OK;
@@ -325,7 +325,7 @@ void active_prepare(engine_store *store)
     /* Without success the appender tries itself when it must, and reports. */
     for (unsigned i = 0; i < count; i++)
         if (lacks_space_ahead(store, volumes[i], &end))
-            (void)space_take(store, volumes[i], end, &ignored);
+            (void)space_take(store, volumes[i], end, 0, &ignored);
     if (!needs_standby(store))
         return;
     pthread_mutex_lock(&store->volumes_create);

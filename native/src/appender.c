@@ -206,7 +206,7 @@ static int write_batch(struct appender *appender, struct put *batch, const struc
         bytes += put->footprint;
         needles++;
     }
-    int status = active_claim(store, bytes, &volume, error);
+    int status = active_claim(store, bytes, needles, &volume, error);
     if (status == ENGINE_OK) {
         status = write_to(appender, volume, batch, end, bytes, needles, error);
         active_release(store, volume);

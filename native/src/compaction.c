@@ -74,7 +74,7 @@ static int make_target(struct run *run, engine_error *error)
     run->target = volume_new(store->io, store->directory, id);
     if (run->target == NULL)
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a volume");
-    int status = volume_prepare(run->target, &store->identity, bytes, bytes, error);
+    int status = volume_prepare(run->target, &store->identity, bytes, bytes, run->count, error);
     run->target->state = VOLUME_GONE; /* until the record is written */
     return status;
 }

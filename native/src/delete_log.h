@@ -13,7 +13,7 @@ struct delete_record {
 };
 
 struct delete_set {
-    struct delete_record *records; /* owned; ascending by offset */
+    struct delete_record *records; /* owned; ascending by offset, then fid; none twice */
     size_t count;
     uint32_t damaged_records;
 };
@@ -25,10 +25,11 @@ void delete_set_free(struct delete_set *set);
 /* The record of the needle at this offset, or NULL. */
 const struct delete_record *delete_set_find(const struct delete_set *set, uint64_t offset, uint64_t fid);
 
+/* Sets space aside on the disk, so that so many records can be appended without asking for more. DISK_FULL or FAILED
+ * with nothing lost; volume->delete_lacking then reminds of it. */
+int delete_log_reserve(struct volume *volume, uint64_t more, engine_error *error);
 /* Appends the records, giving each its delete_seq, and makes them durable with one sync. After a failed sync the log
  * takes no more. DISK_FULL leaves it usable. */
 int delete_log_append(struct volume *volume, struct delete_record *records, size_t count, engine_error *error);
-/* Rewrites the log without its alignment when most of it is alignment. */
-int delete_log_pack(struct volume *volume, engine_error *error);
 
 #endif

@@ -35,20 +35,36 @@ static void account(struct volume *volume, const struct chunk_place *place, uint
     volume_bury(volume, &punch);
 }
 
-/* All requests are for one volume. */
+/* Whether there is anything to record: the round before may have done it for another caller. A needle takes one record
+ * of the room that is set aside for it. */
+static bool is_due(engine_store *store, const struct delete_request *request)
+{
+    struct chunk_place now;
+    const struct chunk_place *place = &request->place;
+    return request->superseded || (chunk_index_get(store->index, place->fid, &now, NULL, NULL) &&
+                                   now.slot == place->slot && now.offset == place->offset);
+}
+
+/* All requests are for one volume, those for the same needle behind each other. */
 static void record_group(engine_store *store, struct delete_request **group, size_t count)
 {
     struct delete_record records[ROUND_MAX];
     struct volume *volume = volumes_get(store, group[0]->place.slot);
+    size_t due = 0;
     engine_error error;
     (void)no_failure(&error);
     for (size_t i = 0; i < count; i++) {
         const struct chunk_place *place = &group[i]->place;
-        records[i].fid = place->fid;
-        records[i].offset = place->offset;
-        records[i].header_length = place->header_length;
-        records[i].payload_length = place->length;
+        if (!is_due(store, group[i]) || (due > 0 && group[due - 1]->place.offset == place->offset))
+            continue;
+        records[due] = (struct delete_record){place->fid, place->offset, 0, place->header_length, place->length};
+        struct delete_request *request = group[i];
+        group[i] = group[due];
+        group[due++] = request;
     }
+    if (due == 0)
+        return;
+    count = due; /* the others look for their chunk again */
     pthread_mutex_lock(&volume->lock);
     uint64_t next_seq = volume->next_seq;
     bool gone = volume->state == VOLUME_GONE;
@@ -77,11 +93,13 @@ static void record_group(engine_store *store, struct delete_request **group, siz
     }
 }
 
-static int by_slot(const void *left, const void *right)
+static int by_place(const void *left, const void *right)
 {
     const struct delete_request *a = *(struct delete_request *const *)left;
     const struct delete_request *b = *(struct delete_request *const *)right;
-    return a->place.slot < b->place.slot ? -1 : a->place.slot > b->place.slot;
+    if (a->place.slot != b->place.slot)
+        return a->place.slot < b->place.slot ? -1 : 1;
+    return a->place.offset < b->place.offset ? -1 : a->place.offset > b->place.offset;
 }
 
 static void lead_round(engine_store *store, struct delete_request *first)
@@ -90,7 +108,7 @@ static void lead_round(engine_store *store, struct delete_request *first)
     size_t count = 0;
     for (struct delete_request *request = first; request != NULL; request = request->next)
         round[count++] = request;
-    qsort(round, count, sizeof round[0], by_slot);
+    qsort(round, count, sizeof round[0], by_place);
     for (size_t start = 0; start < count;) {
         size_t end = start + 1;
         while (end < count && round[end]->place.slot == round[start]->place.slot)

@@ -42,8 +42,8 @@ bool id_list_has(const struct id_list *list, uint32_t id)
 
 static bool is_temporary(const char *name)
 {
-    return volume_id_of(name, ".ckp.tmp") != 0 || volume_id_of(name, ".del.tmp") != 0 ||
-           strcmp(name, "MANIFEST.tmp") == 0 || strcmp(name, "DISK.tmp") == 0 || strcmp(name, "SCRUB.tmp") == 0;
+    return volume_id_of(name, ".ckp.tmp") != 0 || strcmp(name, "MANIFEST.tmp") == 0 ||
+           strcmp(name, "DISK.tmp") == 0 || strcmp(name, "SCRUB.tmp") == 0;
 }
 
 static bool is_known(const char *name)

@@ -282,6 +282,16 @@ int io_read(const struct engine_io *io, int file, void *buffer, size_t length, u
     return io_readv(io, file, &part, 1, offset);
 }
 
+int io_allocate(const struct engine_io *io, int file, uint64_t offset, uint64_t length)
+{
+    for (int interrupts = 0;; interrupts++) {
+        if (io->fallocate(io->context, file, 0, offset, length) == 0 || errno == EOPNOTSUPP || errno == ENOSYS)
+            return 0;
+        if (errno != EINTR || interrupts >= INTERRUPTS_MAX)
+            return -1;
+    }
+}
+
 int io_open(const struct engine_io *io, int directory, const char *name, int flags)
 {
     for (int interrupts = 0;; interrupts++) {

@@ -49,6 +49,8 @@ int io_readv(const struct engine_io *io, int file, const struct iovec *parts, in
 /* All bytes of all parts, or -1. The parts are consumed (changed) on the way. */
 int io_writev(const struct engine_io *io, int file, struct iovec *parts, int count, uint64_t offset);
 int io_write(const struct engine_io *io, int file, const void *buffer, size_t length, uint64_t offset);
+/* Takes space for these bytes of the file, which grows if it ends before. 0 also where a file system cannot do that. */
+int io_allocate(const struct engine_io *io, int file, uint64_t offset, uint64_t length);
 /* Opens, or -1; retries EINTR. */
 int io_open(const struct engine_io *io, int directory, const char *name, int flags);
 void io_close(const struct engine_io *io, int file);

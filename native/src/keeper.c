@@ -66,8 +66,6 @@ static int checkpoint_volume(engine_store *store, struct volume *volume, engine_
         else
             status = checkpoint_write(volume, &checkpoint, error);
     }
-    if (status == ENGINE_OK)
-        status = delete_log_pack(volume, error);
     free(collection.places);
 
     pthread_mutex_lock(&volume->lock);
@@ -98,8 +96,12 @@ static int seal_volume(engine_store *store, struct volume *volume, engine_error 
     int status = checkpoint_volume(store, volume, error);
     pthread_mutex_lock(&volume->lock);
     bool closing = volume->state == VOLUME_CLOSING;
+    bool empty = volume->chunks == 0;
     fill_row(volume, &row);
     pthread_mutex_unlock(&volume->lock);
+    /* A full disk has no space for a checkpoint, but gets some when an empty volume is given up. */
+    if (status == ENGINE_DISK_FULL && empty)
+        status = no_failure(error);
     if (status != ENGINE_OK || !closing)
         return status;
     status = manifest_append(&store->manifest, MANIFEST_SEAL, &row, error);
@@ -156,6 +158,24 @@ static bool care_for(engine_store *store, struct volume *volume, bool all, int *
     return waits;
 }
 
+/* What an open or a put did not get from a full disk. Last: what went before may have given space back. */
+static void provide(engine_store *store)
+{
+    uint32_t count = volumes_count(store);
+    manifest_provide(&store->manifest);
+    for (uint32_t slot = 0; slot < count; slot++) {
+        struct volume *volume = volumes_get(store, slot);
+        pthread_mutex_lock(&volume->lock);
+        bool gone = volume->state == VOLUME_GONE;
+        pthread_mutex_unlock(&volume->lock);
+        pthread_mutex_lock(&volume->delete_lock);
+        bool lacking = volume->delete_lacking;
+        pthread_mutex_unlock(&volume->delete_lock);
+        if (lacking && !gone)
+            volumes_provide(volume);
+    }
+}
+
 static bool round_of_care(engine_store *store, bool all, int *status, engine_error *error)
 {
     bool waits = false;
@@ -169,6 +189,7 @@ static bool round_of_care(engine_store *store, bool all, int *status, engine_err
         if (before == ENGINE_OK && *status != ENGINE_OK)
             *error = own;
     }
+    provide(store);
     pthread_mutex_unlock(&store->keeper.work);
     return waits;
 }

@@ -6,10 +6,11 @@
  *     48 u64 tail            56 u64 fid max      64 u64 Unix time, µs
  *     72 u32 count and 76 u32[] ids of the volumes that a COMPACT record replaces, at most 44; else zeros
  *    252 u32 CRC of bytes 0..251
- * Reader: every 256 bytes; all-zero slots are alignment; invalid ones are counted and skipped (what they said about a
- * volume is found again in its superblock or by scanning it). Appends go behind the end of the file, rounded up, so a
- * torn record is never overwritten and never mistaken for the end. When the file is larger than 1 MiB and mostly
- * alignment or history, it is rewritten packed at open.
+ * Reader: every 256 bytes; all-zero slots are alignment or set aside; invalid ones are counted and skipped (what they said
+ * about a volume is found again in its superblock or by scanning it). Appends go behind the last slot that is not zero,
+ * rounded up, so a torn record is never overwritten and never mistaken for the end. A few blocks behind them are set
+ * aside: on a full disk empty volumes can still be given up. When the records take more than 1 MiB and are mostly
+ * alignment or history, the file is rewritten packed at open.
  *
  * A COMPACT record is the moment at which a compaction counts. Its volume is called v<id>.dat.tmp until then and gets its
  * name afterwards, then the replaced files are removed. So a reader takes a COMPACT record as never written when its volume has
@@ -38,6 +39,7 @@
 #define PACK_ABOVE_BYTES ((uint64_t)1 << 20)
 #define PACKED_EVENTS 6 /* that a rewrite keeps of a volume */
 #define FILE_BYTES_MAX ((uint64_t)1 << 30)
+#define AHEAD_BYTES (8u * BLOCK_BYTES) /* set aside for the next records */
 
 static void encode(uint8_t *record, enum manifest_event event, const struct manifest_volume *volume, uint64_t seq)
 {
@@ -165,6 +167,7 @@ static int read_records(struct manifest *manifest, const uint8_t *content, uint6
         const uint8_t *record = content + at;
         if (all_zero(record, RECORD_BYTES))
             continue;
+        manifest->tail = round_up(at + RECORD_BYTES, BLOCK_BYTES);
         if (!record_is_valid(record)) {
             manifest->damaged_records++;
             continue;
@@ -275,6 +278,7 @@ int manifest_pack(struct manifest *manifest, engine_error *error)
         return failure_os(error, reason, "cannot rewrite MANIFEST");
     manifest->next_seq = seq;
     manifest->tail = round_up(used, BLOCK_BYTES);
+    manifest->allocated = manifest->tail;
     io_close(manifest->io, manifest->file);
     manifest->file = io_open(manifest->io, manifest->directory, "MANIFEST", O_RDWR);
     if (manifest->file < 0)
@@ -291,10 +295,12 @@ int manifest_open(struct manifest *manifest, const struct engine_io *io, int dir
     manifest->next_seq = 1;
     (void)pthread_mutex_init(&manifest->lock, NULL);
     uint64_t size = 0;
+    uint64_t taken = 0;
     manifest->file = io_open(io, directory, "MANIFEST", O_RDWR | O_CREAT);
     if (manifest->file < 0 && errno == ENOENT)
         return ENGINE_OK; /* none, and none may be made: the volumes tell enough for reading */
-    if (manifest->file < 0 || io->size(io->context, manifest->file, &size) != 0)
+    if (manifest->file < 0 || io->size(io->context, manifest->file, &size) != 0 ||
+        io->allocated(io->context, manifest->file, &taken) != 0)
         return failure_os(error, errno, "cannot open MANIFEST");
     if (size > FILE_BYTES_MAX)
         return failure(error, ENGINE_FAILED, 0, "MANIFEST has an absurd size");
@@ -302,7 +308,7 @@ int manifest_open(struct manifest *manifest, const struct engine_io *io, int dir
     if (io->fsync(io->context, manifest->file) != 0)
         return failure_os(error, errno, "cannot sync MANIFEST");
     (void)io->drop_cache(io->context, manifest->file, 0, size);
-    manifest->tail = round_up(size, BLOCK_BYTES);
+    manifest->allocated = round_down(size < taken ? size : taken, BLOCK_BYTES);
     manifest->named = size > 0;
     if (size == 0)
         return ENGINE_OK;
@@ -329,6 +335,33 @@ void manifest_close(struct manifest *manifest)
     manifest->file = -1;
 }
 
+/* manifest.lock is held. Space for one record and a few more, or only for the one; 0, or -1 and errno. */
+static int set_aside(struct manifest *manifest)
+{
+    uint64_t wanted = manifest->tail + BLOCK_BYTES + AHEAD_BYTES;
+    uint64_t needed = manifest->tail + BLOCK_BYTES;
+    if (wanted <= manifest->allocated)
+        return 0;
+    if (io_allocate(manifest->io, manifest->file, 0, wanted) == 0) {
+        manifest->allocated = wanted;
+        return 0;
+    }
+    if (needed <= manifest->allocated)
+        return 0;
+    if (io_allocate(manifest->io, manifest->file, 0, needed) != 0)
+        return -1;
+    manifest->allocated = needed;
+    return 0;
+}
+
+void manifest_provide(struct manifest *manifest)
+{
+    pthread_mutex_lock(&manifest->lock);
+    if (!manifest->failed && manifest->file >= 0)
+        (void)set_aside(manifest);
+    pthread_mutex_unlock(&manifest->lock);
+}
+
 /* manifest.lock is held. Makes one record durable and moves on. *reached: it may be on the disk. */
 static int append_locked(struct manifest *manifest, const uint8_t *record, bool *reached, engine_error *error)
 {
@@ -337,6 +370,8 @@ static int append_locked(struct manifest *manifest, const uint8_t *record, bool 
     size_t length = load_u16(record + 6) >= MANIFEST_REPLACE ? sizeof block : RECORD_BYTES;
     memcpy(block, record, RECORD_BYTES);
     memcpy(block + COPY_AT, record, RECORD_BYTES);
+    if (set_aside(manifest) != 0)
+        return failure_os(error, errno, "no space for a record of the MANIFEST");
     *reached = true;
     uint64_t start = manifest->tail;
     manifest->tail += BLOCK_BYTES;

@@ -43,6 +43,7 @@ struct manifest {
     bool failed; /* a write failed: no record is written any more */
     bool named;  /* the file's name is durable */
     uint64_t tail;
+    uint64_t allocated; /* bytes that the disk has set aside for the file */
     uint64_t next_seq;
     struct manifest_volume *volumes; /* owned; ascending by id */
     size_t count;
@@ -61,6 +62,8 @@ int manifest_append(struct manifest *manifest, enum manifest_event event, const 
  * before anything relies on one of the two. */
 int manifest_append_compaction(struct manifest *manifest, const struct manifest_volume *made, const uint32_t *replaced,
                                size_t count, bool *in_doubt, engine_error *error);
+/* Sets space aside for the next records, as far as the disk has it. */
+void manifest_provide(struct manifest *manifest);
 /* While the store is being opened, before any file is removed: decides which COMPACT records hold. has_file says whether
  * a volume has its file, under its own name or its temporary one. */
 void manifest_settle(struct manifest *manifest, bool (*has_file)(void *argument, uint32_t id), void *argument);

@@ -198,8 +198,11 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
     }
     volume->fid_max = row != NULL ? row->fid_max : 0;
     status = read_needles(store, volume, row, short_file, &deleted, losers, error);
-    if (status == ENGINE_OK)
+    if (status == ENGINE_OK) {
         queue_punches(volume, &deleted);
+        if (!store->options.read_only)
+            volumes_provide(volume);
+    }
     delete_set_free(&deleted);
     return status;
 }
@@ -280,6 +283,8 @@ int opening_read(engine_store *store, engine_error *error)
         status = directory_tidy(&listing, error);
     if (status == ENGINE_OK) {
         atomic_store(&store->replaced_fid_max, manifest_replaced_fid_max(&store->manifest));
+        if (!store->options.read_only)
+            manifest_provide(&store->manifest);
         status = read_all(store, &listing, error);
     }
     store->damaged_records += store->manifest.damaged_records;

@@ -68,16 +68,24 @@ int space_refuse(const struct disk_space *space, uint64_t wanted_bytes, engine_e
                    (unsigned long long)space->reserve_bytes);
 }
 
-int space_take(engine_store *store, struct volume *volume, uint64_t end, engine_error *error)
+int space_take(engine_store *store, struct volume *volume, uint64_t end, unsigned needles, engine_error *error)
 {
     struct disk_space space;
     pthread_mutex_lock(&volume->lock);
     uint64_t allocated = volume->allocated;
+    uint64_t records = volume->chunks + needles;
+    bool has_room = records <= volume->delete_room;
     pthread_mutex_unlock(&volume->lock);
-    if (end <= allocated)
+    if (end <= allocated && has_room)
         return ENGINE_OK;
     if (space_read(store, &space) != 0)
         return failure(error, ENGINE_FAILED, errno, "cannot ask the file system for its space");
+    /* A chunk is taken in only when its delete will not meet a full disk. */
+    if (!has_room && space.usable_bytes < BLOCK_BYTES)
+        return space_refuse(&space, BLOCK_BYTES, error);
+    int status = has_room ? ENGINE_OK : delete_log_reserve(volume, records, error);
+    if (status != ENGINE_OK || end <= allocated)
+        return status;
     uint64_t needed = round_up(end, VOLUME_ALLOCATION_UNIT);
     uint64_t target = round_up(allocated + space_step(&space), VOLUME_ALLOCATION_UNIT);
     if (target < needed || target - allocated > space.usable_bytes)

@@ -243,6 +243,9 @@ struct volume *volumes_standby(engine_store *store, uint64_t footprint);
 int volumes_create(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
 /* Makes every needle before next_seq durable. Only without options.sync is there anything to do. */
 int volumes_sync(engine_store *store, struct volume *volume, uint64_t next_seq, engine_error *error);
+/* Sets space aside for the delete records of all that is live in the volume. What the disk does not have now is asked
+ * for again later. */
+void volumes_provide(struct volume *volume);
 /* The volume is written by nobody any more; whoever has claimed it still releases it. */
 void volumes_fail(engine_store *store, struct volume *volume);
 
@@ -253,15 +256,16 @@ int space_read(engine_store *store, struct disk_space *space);
 uint64_t space_volume_size(engine_store *store, const struct disk_space *space);
 /* How much is taken from the disk at once: VOLUME_ALLOCATION_STEP_MAX, or less on a disk that has little left. */
 uint64_t space_step(const struct disk_space *space);
-/* Takes space for the volume up to end, above the reserve. DISK_FULL with nothing changed. */
-int space_take(engine_store *store, struct volume *volume, uint64_t end, engine_error *error);
+/* Takes space above the reserve for the volume up to end, and for the delete records of so many more needles. DISK_FULL with
+ * nothing lost. */
+int space_take(engine_store *store, struct volume *volume, uint64_t end, unsigned needles, engine_error *error);
 /* DISK_FULL, with the numbers and the option that belong to it. */
 int space_refuse(const struct disk_space *space, uint64_t wanted_bytes, engine_error *error);
 
 /* active.c */
 /* An active volume with room and space for the footprint, which only the caller writes until active_release. DISK_FULL
  * when neither the disk nor any active or prepared volume has the space. */
-int active_claim(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
+int active_claim(engine_store *store, uint64_t footprint, unsigned needles, struct volume **volume, engine_error *error);
 void active_release(engine_store *store, struct volume *volume);
 /* Closes it unless somebody writes to it; the keeper seals it. False when it goes on. */
 bool active_close(engine_store *store, struct volume *volume);

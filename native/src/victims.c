@@ -8,8 +8,8 @@
 
 #define SMALL_SHARE 16               /* volumes below this part of the largest size join a compaction that has room */
 #define ACTIVE_GAIN_SHARE 8          /* one that takes chunks must give back this part of its size, unless somebody asks */
-#define LEFT_BYTES ((uint64_t)1 << 20) /* of the file system, for delete logs and the MANIFEST */
-#define CHECKPOINT_ENTRY_BYTES 32u
+#define LEFT_BYTES ((uint64_t)1 << 20) /* of the file system, for checkpoints and the MANIFEST */
+#define BESIDE_BYTES 96u /* of each chunk: a checkpoint's entry, and the room for a delete record */
 #define RELEASE_PAUSE_S 0.002
 #define RELEASE_PAUSES_MAX 500
 
@@ -97,11 +97,11 @@ static int choose(struct victims *victims, const struct candidates *candidates, 
 {
     const uint64_t size_max = victims->store->options.volume_size_max;
     uint64_t bytes = 0;  /* of the new volume */
-    uint64_t beside = 0; /* of its checkpoint */
+    uint64_t beside = 0; /* of its checkpoint and delete log */
     uint64_t missing = 0;
     for (size_t i = 0; i < candidates->count && victims->count < MANIFEST_REPLACED_MAX; i++) {
         const struct candidate *candidate = &candidates->items[i];
-        uint64_t own_beside = candidate->chunks * CHECKPOINT_ENTRY_BYTES;
+        uint64_t own_beside = candidate->chunks * BESIDE_BYTES;
         uint64_t needed = bytes + candidate->needed_bytes + beside + own_beside + LEFT_BYTES;
         /* Small ones join what is as large as they are, so that none is copied again and again. */
         if (!candidate->worth_it && candidate->needed_bytes > bytes)

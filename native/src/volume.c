@@ -18,11 +18,11 @@
 #include <string.h>
 
 #include "clock.h"
+#include "delete_log.h"
 #include "failure.h"
 
 #define SUPERBLOCK_MAGIC 0x314c4f5659445053u
 #define CRC_AT (BLOCK_BYTES - 4)
-#define INTERRUPTS_MAX 100
 
 void volume_name(char name[VOLUME_NAME_BYTES], uint32_t id, const char *suffix)
 {
@@ -57,6 +57,8 @@ struct volume *volume_new(const struct engine_io *io, int directory, uint32_t id
     volume->checkpoint_ns = clock_monotonic_ns();
     volume->next_seq = 1;
     volume->delete_next_seq = 1;
+    volume->delete_open = DELETE_NO_BLOCK;
+    volume->delete_spare = DELETE_NO_BLOCK;
     (void)pthread_mutex_init(&volume->space_lock, NULL);
     (void)pthread_mutex_init(&volume->lock, NULL);
     (void)pthread_mutex_init(&volume->delete_lock, NULL);
@@ -97,7 +99,6 @@ int volume_allocate(struct volume *volume, uint64_t end)
 {
     const struct engine_io *io = volume->io;
     int result = 0;
-    int tries = 0;
     pthread_mutex_lock(&volume->space_lock);
     pthread_mutex_lock(&volume->lock);
     uint64_t start = volume->allocated;
@@ -111,11 +112,7 @@ int volume_allocate(struct volume *volume, uint64_t end)
         result = -1;
         goto cleanup;
     }
-    while (io->fallocate(io->context, volume->file, 0, start, end - start) != 0) {
-        if (errno == EINTR && ++tries < INTERRUPTS_MAX)
-            continue;
-        if (errno == EOPNOTSUPP || errno == ENOSYS)
-            break;
+    if (io_allocate(io, volume->file, start, end - start) != 0) {
         result = -1;
         goto cleanup;
     }
@@ -148,7 +145,7 @@ void volume_give_back(struct volume *volume)
 }
 
 int volume_prepare(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
-                   engine_error *error)
+                   uint64_t chunks, engine_error *error)
 {
     const struct engine_io *io = volume->io;
     char name[VOLUME_NAME_BYTES];
@@ -167,9 +164,13 @@ int volume_prepare(struct volume *volume, const struct identity *owner, uint64_t
     if (io->ftruncate(io->context, volume->file, size) == 0 &&
         volume_allocate(volume, allocated < size ? allocated : size) == 0 &&
         io_write(io, volume->file, blocks, sizeof blocks, 0) == 0 && io->fsync(io->context, volume->file) == 0)
-        return ENGINE_OK;
-    status = failure_os(error, errno, "cannot create %s", name);
-    (void)volume_withdraw(volume);
+        status = delete_log_reserve(volume, chunks, error);
+    else
+        status = failure_os(error, errno, "cannot create %s", name);
+    if (status != ENGINE_OK) {
+        (void)volume_withdraw(volume);
+        (void)volume_remove(io, volume->directory, volume->id);
+    }
     return status;
 }
 
@@ -213,17 +214,14 @@ int volume_remove(const struct engine_io *io, int directory, uint32_t id)
 }
 
 int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
-                  engine_error *error)
+                  uint64_t chunks, engine_error *error)
 {
-    const struct engine_io *io = volume->io;
-    int status = volume_prepare(volume, owner, size, allocated, error);
+    int status = volume_prepare(volume, owner, size, allocated, chunks, error);
     if (status != ENGINE_OK)
         return status;
     status = volume_publish(volume, error);
     if (status != ENGINE_OK) {
-        char name[VOLUME_NAME_BYTES];
-        volume_name(name, volume->id, ".dat");
-        (void)io->unlink(io->context, volume->directory, name);
+        (void)volume_remove(volume->io, volume->directory, volume->id);
         (void)volume_withdraw(volume);
     }
     return status;

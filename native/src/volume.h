@@ -16,6 +16,7 @@
 
 #define VOLUME_DATA_START (2u * BLOCK_BYTES)
 #define VOLUME_NAME_BYTES 32
+#define DELETE_NO_BLOCK UINT64_MAX
 #define VOLUME_ALLOCATION_STEP_MAX ((uint64_t)32 << 20) /* space is taken in such pieces, ahead of the tail */
 #define VOLUME_ALLOCATION_UNIT ((uint64_t)1 << 20)      /* ... or smaller ones when that is all there is */
 
@@ -72,6 +73,7 @@ struct volume {
     bool failure_recorded;  /* FAIL stands in the MANIFEST */
     uint64_t damaged_fid;    /* of a damaged needle that keeps the volume from being compacted, or 0 */
     uint64_t damaged_offset; /* where it is */
+    uint64_t delete_room;    /* so many more records the delete log takes without asking for space */
 
     /* Readers count themselves in readers[epoch]. A punch waits until those of its epoch have left; nobody can find a
      * dead needle after the epoch has moved on. */
@@ -81,11 +83,15 @@ struct volume {
     struct punch_list leaving; /* for readers[!epoch] == 0 */
     uint64_t punched_seq;      /* deletes up to here have been punched */
 
-    pthread_mutex_t delete_lock; /* guards the delete log, held during its I/O */
-    uint64_t delete_tail;
-    uint64_t delete_allocated;
+    pthread_mutex_t delete_lock; /* guards the delete log, held during its I/O; blocks count from 0 */
+    uint64_t delete_allocated;   /* bytes that the disk has set aside for it */
+    uint64_t delete_end;         /* first block behind all that hold anything */
+    uint64_t delete_open;        /* block that is not full, or DELETE_NO_BLOCK */
+    uint64_t delete_spare;       /* block whose records all stand in others too, or DELETE_NO_BLOCK */
+    uint64_t delete_open_records;
     uint64_t delete_next_seq;
-    uint64_t delete_records;
+    bool delete_named;   /* the file's name is durable */
+    bool delete_lacking; /* less is set aside than was asked for */
     bool delete_failed;
 };
 
@@ -101,17 +107,17 @@ void volume_free(struct volume *volume);
  * directory. */
 int volume_remove(const struct engine_io *io, int directory, uint32_t id);
 
-/* Makes the file under a temporary name, which the next open removes, with space up to allocated,
- * and syncs it. On failure nothing remains. */
+/* Makes the file under a temporary name, which the next open removes, with space up to allocated, and syncs it; beside
+ * it the delete log, with space for so many chunks. On failure nothing remains. */
 int volume_prepare(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
-                   engine_error *error);
+                   uint64_t chunks, engine_error *error);
 /* Gives a prepared file its name, durably. */
 int volume_publish(struct volume *volume, engine_error *error);
 /* Closes and removes a prepared file. 0, or -1 when it may come back. */
 int volume_withdraw(struct volume *volume);
 /* Both in one. On failure nothing remains. */
 int volume_create(struct volume *volume, const struct identity *owner, uint64_t size, uint64_t allocated,
-                  engine_error *error);
+                  uint64_t chunks, engine_error *error);
 /* A further descriptor of the volume's file, or -1 and errno. A volume that a compaction has made counts before its file
  * has its own name, and keeps the temporary one if it could not get it or the store may not be changed. */
 int volume_open_file(const struct volume *volume, int flags);

@@ -71,7 +71,7 @@ int volumes_create(engine_store *store, uint64_t footprint, struct volume **crea
     if (volume == NULL)
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a volume");
     int status = volume_create(volume, &store->identity, size < needed ? needed : size,
-                               step < needed ? needed : step, error);
+                               step < needed ? needed : step, BATCH_NEEDLES_MAX, error);
     if (status != ENGINE_OK) {
         volume_free(volume);
         if (status == ENGINE_FAILED && atomic_fetch_add(&store->volumes_failed_now, 1) + 1 >= VOLUME_FAILURES_MAX)
@@ -106,6 +106,15 @@ struct volume *volumes_standby(engine_store *store, uint64_t footprint)
         pthread_mutex_unlock(&volume->lock);
     }
     return found;
+}
+
+void volumes_provide(struct volume *volume)
+{
+    engine_error ignored; /* delete_lacking */
+    pthread_mutex_lock(&volume->lock);
+    uint64_t chunks = volume->chunks;
+    pthread_mutex_unlock(&volume->lock);
+    (void)delete_log_reserve(volume, chunks, &ignored);
 }
 
 void volumes_fail(engine_store *store, struct volume *volume)

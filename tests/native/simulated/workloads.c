@@ -6,6 +6,7 @@
  */
 #include "workloads.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #define PAUSE_NS 20000
 #define PAUSES_MAX 1500000 /* 30 s */
 #define THREADS 4
+#define BALLAST "ballast" /* a file of others */
 
 static uint64_t choose(struct run *run, uint64_t sides)
 {
@@ -73,6 +75,7 @@ static bool delete_fid(struct run *run, uint64_t fid)
     int status = engine_delete(run->store, fid, &removed, &error);
     uint64_t position = sim_disk_position(run->disk);
     CHECK(status != ENGINE_OK || removed || hides_something(run));
+    CHECK(status == ENGINE_OK || sim_disk_fired(run->disk)); /* a full disk is no reason */
     ledger_end(run->ledger, entry, position, status == ENGINE_OK && !hides_something(run));
     return status == ENGINE_OK;
 }
@@ -232,8 +235,10 @@ static void open_store(struct run *run)
 {
     engine_options options = workload_options(run->workload);
     engine_error error;
-    if (store_open_on(sim_disk_table(run->disk), "", &options, &run->store, &error) != ENGINE_OK)
+    if (store_open_on(sim_disk_table(run->disk), "", &options, &run->store, &error) != ENGINE_OK) {
+        CHECK(sim_disk_fired(run->disk));
         run->store = NULL;
+    }
     settle(run);
 }
 
@@ -270,6 +275,35 @@ static void step_compact(struct run *run, uint64_t count)
         (void)engine_compact(run->store, &EVERYTHING, &report, &error);
         settle(run);
     }
+}
+
+/* Others take the disk to its last block ... */
+static void step_fill(struct run *run, uint64_t ignored)
+{
+    const struct engine_io *io = sim_disk_table(run->disk);
+    uint64_t size = 0;
+    uint64_t free_bytes = 0;
+    uint64_t total_bytes = 0;
+    (void)ignored;
+    int directory = io->open_directory(io->context, "");
+    int file = directory < 0 ? -1 : io->open(io->context, directory, BALLAST, O_RDWR | O_CREAT);
+    if (file >= 0 && io->size(io->context, file, &size) == 0 &&
+        io->space(io->context, file, &free_bytes, &total_bytes) == 0 && free_bytes > 0 &&
+        io->fallocate(io->context, file, 0, size, free_bytes) == 0 && io->fsync(io->context, file) == 0)
+        (void)io->fsync(io->context, directory);
+    io_close(io, file);
+    io_close(io, directory);
+}
+
+/* ... and give it back. */
+static void step_drain(struct run *run, uint64_t ignored)
+{
+    const struct engine_io *io = sim_disk_table(run->disk);
+    (void)ignored;
+    int directory = io->open_directory(io->context, "");
+    if (directory >= 0 && io->unlink(io->context, directory, BALLAST) == 0)
+        (void)io->fsync(io->context, directory);
+    io_close(io, directory);
 }
 
 struct member {
@@ -371,8 +405,14 @@ static const struct step full_steps[] = {
     {step_put, 24},   {step_batch, 16}, {step_delete, 2}, {step_checkpoint, 2}, {step_put, 8}, {step_thin_out, 3},
     {step_checkpoint, 2}, {step_put, 8}, {step_reopen, 1}, {step_put, 4}, {NULL, 0},
 };
-/* A delete log grows by a block with each sync, until it is packed. */
-static const struct step pack_steps[] = {
+/* No block is free any more: every chunk can be deleted all the same, also after another opening. */
+static const struct step filled_steps[] = {
+    {step_put, 20},   {step_batch, 16}, {step_put, 50}, {step_fill, 1}, {step_delete, 6}, {step_checkpoint, 2},
+    {step_fill, 1},   {step_reopen, 1}, {step_fill, 1}, {step_thin_out, 3}, {step_reopen, 1}, {step_fill, 1},
+    {step_thin_out, FIDS + 1}, {step_compact, 1}, {step_drain, 1}, {step_put, 4}, {NULL, 0},
+};
+/* More deletes than a block of the log holds. */
+static const struct step many_deletes_steps[] = {
     {step_put, 90}, {step_delete, 70}, {step_checkpoint, 1}, {step_delete, 3}, {step_batch, 4}, {step_delete, 2},
     {step_checkpoint, 1}, {NULL, 0},
 };
@@ -404,7 +444,8 @@ static const struct workload workloads[] = {
     {"roll-over", 64 * MIB, MIB, 1 * MIB, 1, false, roll_over_steps},
     {"reopen", 64 * MIB, MIB, 2 * MIB, 1, false, reopen_steps},
     {"full", 3 * MIB, MIB, 1 * MIB, 1, false, full_steps},
-    {"pack", 64 * MIB, 4 * MIB, 4 * MIB, 1, false, pack_steps},
+    {"filled", 8 * MIB, MIB, 1 * MIB, 1, false, filled_steps},
+    {"many-deletes", 64 * MIB, 4 * MIB, 4 * MIB, 1, false, many_deletes_steps},
     {"anything", 64 * MIB, MIB, 2 * MIB, 1, false, anything_steps},
     {"crowd", 64 * MIB, MIB, 1 * MIB, 1, true, crowd_steps},
     {"appenders", 64 * MIB, MIB, 1 * MIB, 3, true, crowd_steps},
