@@ -94,3 +94,11 @@ class _TableCollector(Collector):
         for state, count in counts.items():
             members.add_metric([state], count)
         yield members
+        damaged = GaugeMetricFamily("speedy_member_damaged", "Places that a member knows to be bad", labels=["server"])
+        volumes = GaugeMetricFamily("speedy_member_bad_volumes", "Failed or quarantined volumes", labels=["server"])
+        for group in table.groups:
+            for member in group.members:
+                damaged.add_metric([member.server_id], member.damaged)
+                volumes.add_metric([member.server_id], member.bad_volumes)
+        yield damaged
+        yield volumes

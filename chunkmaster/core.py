@@ -205,7 +205,18 @@ class LocalChunkMaster:
             return Member(row.server_id, row.url, row.state, row.free_bytes, row.total_bytes, row.chunks, None)
         stat = report.stat
         age_s = self._health.age_s(report)
-        return Member(row.server_id, row.url, row.state, stat.free_bytes, stat.total_bytes, stat.chunks, age_s)
+        return Member(
+            row.server_id,
+            row.url,
+            row.state,
+            stat.free_bytes,
+            stat.total_bytes,
+            stat.chunks,
+            age_s,
+            bad_volumes=stat.volumes_failed + stat.volumes_quarantined,
+            damaged=stat.damaged,
+            scrubbed_s=stat.scrubbed_s,
+        )
 
 
 def _check_members(members: tuple[tuple[str, str], ...]) -> None:

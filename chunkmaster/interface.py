@@ -31,7 +31,11 @@ FIDS_MAX = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One ChunkServer of a group. `url` is its base address ("http://host:port", or "local:<server_id>" in process)."""
+    """One ChunkServer of a group. `url` is its base address ("http://host:port", or "local:<server_id>" in process).
+
+    The last three are for operators, as it has reported them: volumes that failed or are quarantined, places known to
+    be damaged, and when it last ended a round of its scrub (Unix time; 0.0: never, or not reported).
+    """
 
     server_id: str
     url: str
@@ -40,6 +44,9 @@ class Member:
     total_bytes: int
     chunks: int
     heartbeat_age_s: float | None
+    bad_volumes: int = 0
+    damaged: int = 0
+    scrubbed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

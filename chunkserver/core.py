@@ -152,7 +152,7 @@ class LocalChunkStore(LocalUpkeep):
 
     def stat(self) -> StoreStat:
         try:
-            stat = self._engine.stat()
+            stat, scrub = self._engine.stat(), self._engine.scrub_status()
         except EngineError as exc:
             raise translated(exc) from exc
         full = stat.state == "rw" and self._reserve is not None and self._reserve.given_up
@@ -171,6 +171,9 @@ class LocalChunkStore(LocalUpkeep):
             compaction_failures=stat.compaction_failures,
             compacted_bytes=stat.compacted_bytes,
             given_back_bytes=stat.given_back_bytes,
+            volumes_quarantined=stat.volumes_quarantined,
+            damaged=stat.scrub_damaged,
+            scrubbed_s=scrub.ended_s,
         )
 
     def close(self) -> None:

@@ -44,6 +44,8 @@ class StoreStat:
     """What one ChunkServer tells of itself; sizes in bytes. `fid_max` is the highest fid it has ever seen.
 
     Since its start, compaction has written `compacted_bytes` and made the file system `given_back_bytes` richer.
+    `volumes_failed` and `volumes_quarantined` are read, but take no chunks; `damaged` places are known to be bad and
+    not yet put again or deleted; `scrubbed_s` is when the last whole round of the scrub ended, Unix time, 0.0: never.
     """
 
     server_id: str
@@ -60,6 +62,9 @@ class StoreStat:
     compaction_failures: int = 0
     compacted_bytes: int = 0
     given_back_bytes: int = 0
+    volumes_quarantined: int = 0
+    damaged: int = 0
+    scrubbed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,8 @@ class MemoryChunkStore:
                 volumes=1,
                 volumes_failed=0,
                 fid_max=self._fid_max,
+                damaged=self._scrub.known_damaged,
+                scrubbed_s=self._scrub.ended_s,
             )
 
     def volumes(self) -> list[VolumeInfo]:

@@ -31,6 +31,7 @@ class StoreCollector(Collector):
         volumes = GaugeMetricFamily("speedy_volumes", "Volumes of the data directory", labels=["kind"])
         volumes.add_metric(["all"], stat.volumes)
         volumes.add_metric(["failed"], stat.volumes_failed)
+        volumes.add_metric(["quarantined"], stat.volumes_quarantined)
         yield volumes
         states = GaugeMetricFamily("speedy_chunkserver_state", "1 for the present state", labels=["state"])
         for state in ("rw", "ro_full", "failed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def print_groups(table: GroupTable | None, trouble: str) -> None:
         Console().print(f"The groups are not known: {escape(trouble)}", style="red")
         return
     shown = Table("group", "member", "address", "state", box=None, pad_edge=False)
-    for heading in ("chunks", "free", "total", "heard"):
+    for heading in ("chunks", "free", "total", "damaged", "bad volumes", "scrubbed", "heard"):
         shown.add_column(heading, justify="right")
     for group in table.groups:
         for number, member in enumerate(group.members):
@@ -46,12 +47,27 @@ def print_groups(table: GroupTable | None, trouble: str) -> None:
                 f"{member.chunks:,}",
                 size(member.free_bytes),
                 size(member.total_bytes),
+                _trouble(member.damaged),
+                _trouble(member.bad_volumes),
+                f"{_duration(time.time() - member.scrubbed_s)} ago" if member.scrubbed_s else "never",
                 "never" if age is None else f"{age:.1f} s ago",
             )
     Console().print(f"cluster {table.cluster_id}", highlight=False)
     _print_whole(shown)
     if not table.groups:
         Console().print("There is no group yet: `speedy group add` adds one.", style="yellow")
+
+
+def _trouble(count: int) -> str:
+    return f"[red]{count:,}[/]" if count else "0"
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit of which there are two: 119 s, 2 min, 3 h, 9 d."""
+    for unit, length_s in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def print_processes(rows: Sequence[tuple[str, str, str, str, str]]) -> None:

@@ -121,6 +121,8 @@ def test_a_heartbeat_may_tell_more_than_this_master_knows(server: Server) -> Non
     assert ask(server, "POST", "/v1/heartbeats", json.dumps(told).encode())[0] == 200
     metrics = server.get("/metrics")[1].decode()
     assert 'speedy_members{state="rw"} 1.0' in metrics
+    assert "speedy_member_damaged{server=" in metrics
+    assert "speedy_member_bad_volumes{server=" in metrics
 
 
 def test_an_unmigrated_database_is_told_by_readyz_and_used_once_it_is_migrated(tmp_path: Path) -> None:

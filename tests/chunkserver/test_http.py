@@ -349,5 +349,11 @@ def test_the_metrics_tell_of_the_scrub(server: Server) -> None:
     status, body = server.get("/metrics")
     assert status == 200
     text = body.decode()
-    for name in ("speedy_scrub_rounds_total", "speedy_scrub_damaged 0.0", "speedy_scrub_running", "speedy_scrub_round"):
+    for name in (
+        'speedy_volumes{kind="quarantined"} 0.0',
+        "speedy_scrub_rounds_total",
+        "speedy_scrub_damaged 0.0",
+        "speedy_scrub_running",
+        "speedy_scrub_round",
+    ):
         assert name in text

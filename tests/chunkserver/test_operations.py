@@ -94,7 +94,7 @@ def test_damage_is_told_by_chunk_and_known_to_the_scrub(store: LocalChunkStore, 
     wait_until(lambda: store.operation("look").state == "done", WAIT_S, "the end")
     told = store.operation("look")
     assert (told.chunks, told.damaged, sorted(found.fid for found in told.damage)) == (8, 2, [3, 7])
-    assert store.scrub_status().known_damaged == 2
+    assert store.scrub_status().known_damaged == store.stat().damaged == 2
     store.put(3, payloads[3], crc32c(payloads[3]))
     assert [found.fid for found in store.scrub_status().damage] == [7]
 

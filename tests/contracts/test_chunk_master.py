@@ -112,6 +112,18 @@ def test_an_added_group_stands_in_the_table_with_new_members(master: ChunkMaster
     assert after.groups[-1] == group
 
 
+def test_what_operators_must_know_of_a_member_stands_in_the_table(master: ChunkMaster, servers: Servers) -> None:
+    (server,) = servers(1)
+    master.add_group((server,))
+    told = beat(server)
+    master.heartbeat(told)
+    assert (member_of(master, server).bad_volumes, member_of(master, server).damaged) == (0, 0)
+    stat = replace(told.stat, volumes_failed=1, volumes_quarantined=2, damaged=3, scrubbed_s=4.5)
+    master.heartbeat(replace(told, stat=stat))
+    member = member_of(master, server)
+    assert (member.bad_volumes, member.damaged, member.scrubbed_s) == (3, 3, 4.5)
+
+
 def test_the_same_members_again_are_the_same_group(master: ChunkMaster, servers: Servers) -> None:
     pairs = servers(3)
     group = master.add_group(pairs)

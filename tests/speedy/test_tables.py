@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 
 from chunkmaster.interface import Group, GroupTable, Member
-from speedy.tables import print_groups, print_processes
+from speedy.tables import _duration, print_groups, print_processes
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,23 @@ def test_a_members_line_is_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixt
     assert line.split()[:5] == ["12", member.server_id, member.url, "rw", "1,234,567"]
     assert line.endswith("0.7 s ago")
     assert "cluster a-cluster" in shown
+
+
+def test_a_member_in_trouble_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    healthy = Member("cs-1", "http://a:1", "rw", 1 << 30, 1 << 40, 5, 0.7)
+    troubled = replace(healthy, state="ro_full", bad_volumes=2, damaged=1234, scrubbed_s=time.time() - 3 * 86400)
+    print_groups(GroupTable("a-cluster", 3, (Group(1, 2, (healthy, troubled)),)), "")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "http://a:1" in line]
+    assert lines[0].split()[-6:] == ["0", "0", "never", "0.7", "s", "ago"]
+    assert "ro_full" in lines[1]
+    assert lines[1].split()[-8:] == ["1,234", "2", "3", "d", "ago", "0.7", "s", "ago"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(-5, "0 s"), (119, "119 s"), (121, "2 min"), (7300, "2 h"), (2 * 86400, "2 d")]
+)
+def test_durations_are_told_in_a_unit_that_people_grasp(seconds: float, told: str) -> None:
+    assert _duration(seconds) == told
 
 
 def test_the_reason_of_a_process_is_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
