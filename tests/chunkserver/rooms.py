@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from chunkserver import wsgi
 from chunkserver.app import create_app
+from chunkserver.client import HttpChunkStore
 from chunkserver.core import LocalChunkStore
+from chunkserver.interface import ChunkServer
+from chunkserver.memory import MemoryChunkStore
 from chunkserver.payloads import PayloadMemory
 from chunkserver.table_file import GroupTableFile
 from native.engine import EngineOptions
 from tests.chunkmaster.rooms import KEY
+from tests.wire.serving import serving
 from wire.server import RoomApp
 from wire.settings import ChunkServerSettings, ClusterSettings, Settings
 
@@ -20,10 +26,29 @@ OTHER_CLUSTER_ID = "c2ae1f3e-7b41-4f0e-8a6c-2f1d9b8e5d22"
 
 MIB = 1024 * 1024
 
+#: implementations of ChunkServer
+KINDS = ("memory", "local", "http")
+
 
 def engine_options(cluster_id: str = CLUSTER_ID) -> EngineOptions:
     """Small volumes, so that a test's directory is small and several volumes are used."""
     return EngineOptions(cluster_id=cluster_id, volume_size_first=16 * MIB, volume_size_max=64 * MIB)
+
+
+@contextmanager
+def store_of(kind: str, directory: Path) -> Iterator[ChunkServer]:
+    """One of the KINDS, open: those that the contract tests hold alike."""
+    if kind == "memory":
+        yield MemoryChunkStore()
+    elif kind == "local":
+        local = LocalChunkStore.open(directory, engine_options())
+        yield local
+        local.close()
+    else:
+        with serving("tests.chunkserver.rooms:build_store", {"data": str(directory)}, threads=24) as server:
+            client = HttpChunkStore(server.url, KEY)
+            yield client
+            client.close()
 
 
 def build_store(data: str) -> RoomApp:

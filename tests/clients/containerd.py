@@ -1,16 +1,14 @@
 """containerd with storage of its own, and ctr talking to it: it comes with Debian's docker.io."""
 
-import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Self
 
-from tests.clients.tools import CommandFailed, remove_directory, run, scratch_directory
+from tests.clients.tools import CommandFailed, end_daemon, remove_directory, run, scratch_directory
 from tests.needs import program, root
 
 _START_S = 60.0
-_STOP_S = 30.0
 
 
 class Containerd:
@@ -68,11 +66,5 @@ class Containerd:
         return set(self.run("content", "ls", "--quiet").split())
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(_STOP_S)
+        end_daemon(self._process)
         remove_directory(self.directory)

@@ -59,6 +59,17 @@ def scratch_directory(purpose: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"speedy-{purpose}-", dir=os.environ.get("TMPDIR", "/var/tmp")))
 
 
+def end_daemon(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL to one that does not end in time."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_STOP_S)
+
+
 def remove_directory(directory: Path) -> None:
     """Removes it, and before that what a client left mounted below it."""
     with Path("/proc/self/mounts").open() as mounts:
@@ -144,7 +155,7 @@ class Docker:
                 if process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.05)
                     continue
-                docker._stop()
+                end_daemon(docker._process)
                 raise RuntimeError((directory / "log").read_text(errors="replace")[-4000:]) from None
             return docker
 
@@ -167,17 +178,8 @@ class Docker:
     def image_id(self, reference: str) -> str | None:
         return self.run("images", "--no-trunc", "--quiet", reference).strip() or None
 
-    def _stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(_STOP_S)
-
     def close(self) -> None:
-        self._stop()
+        end_daemon(self._process)
         remove_directory(self.directory)
 
 

@@ -8,24 +8,8 @@ import pytest
 
 from tests.conformance.api import Api, blob_path, manifest_path, uploads_path
 from tests.registry.client import read_reply
+from tests.registry.codes import CODES
 from tests.registry.documents import encoded, sha256
-
-CODES = {
-    "BLOB_UNKNOWN",
-    "BLOB_UPLOAD_INVALID",
-    "BLOB_UPLOAD_UNKNOWN",
-    "DIGEST_INVALID",
-    "MANIFEST_BLOB_UNKNOWN",
-    "MANIFEST_INVALID",
-    "MANIFEST_UNKNOWN",
-    "NAME_INVALID",
-    "NAME_UNKNOWN",
-    "SIZE_INVALID",
-    "UNAUTHORIZED",
-    "DENIED",
-    "UNSUPPORTED",
-    "TOOMANYREQUESTS",
-}
 
 MANIFEST, BLOB, UPLOADS = "/v2/{name}/manifests/", "/v2/{name}/blobs/", "/v2/{name}/blobs/uploads/"
 DIGEST = sha256(b"?")

@@ -10,18 +10,12 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from chunkserver.client import HttpChunkStore
-from chunkserver.core import LocalChunkStore
 from chunkserver.interface import CHUNK_BYTES_MAX, ChunkStore
-from chunkserver.memory import MemoryChunkStore
 from native.checksum import crc32c
-from tests.chunkmaster.rooms import KEY
-from tests.chunkserver.rooms import engine_options
-from tests.wire.serving import serving
+from tests.chunkserver.rooms import KINDS, store_of
 from wire.errors import (
     BadRequest,
     ChecksumMismatch,
@@ -36,20 +30,10 @@ BLOCK = 256 * KIB
 _fids = itertools.count(1000)
 
 
-@pytest.fixture(scope="module", params=["memory", "local", "http"])
+@pytest.fixture(scope="module", params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChunkStore]:
-    directory: Path = tmp_path_factory.mktemp("chunks")
-    if request.param == "memory":
-        yield MemoryChunkStore()
-    elif request.param == "local":
-        local = LocalChunkStore.open(directory, engine_options())
-        yield local
-        local.close()
-    else:
-        with serving("tests.chunkserver.rooms:build_store", {"data": str(directory)}, threads=24) as server:
-            client = HttpChunkStore(server.url, KEY)
-            yield client
-            client.close()
+    with store_of(request.param, tmp_path_factory.mktemp("chunks")) as opened:
+        yield opened
 
 
 @pytest.fixture

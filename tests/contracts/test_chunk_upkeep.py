@@ -6,18 +6,14 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from chunkserver.client import HttpChunkStore
-from chunkserver.core import LocalChunkStore
 from chunkserver.interface import ChunkServer, Operation
 from chunkserver.memory import MemoryChunkStore
 from native.checksum import crc32c
-from tests.chunkmaster.rooms import KEY
-from tests.chunkserver.rooms import engine_options
-from tests.wire.serving import serving, wait_until
+from tests.chunkserver.rooms import KINDS, store_of
+from tests.wire.serving import wait_until
 from wire.errors import BadRequest, Conflict, OperationNotFound, VolumeNotFound
 
 WAIT_S = 60.0
@@ -26,20 +22,10 @@ SPAN_LOG2 = 12
 _firsts = itertools.count(1 << SPAN_LOG2, 1 << SPAN_LOG2)
 
 
-@pytest.fixture(scope="module", params=["memory", "local", "http"])
+@pytest.fixture(scope="module", params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChunkServer]:
-    directory: Path = tmp_path_factory.mktemp("chunks")
-    if request.param == "memory":
-        yield MemoryChunkStore()
-    elif request.param == "local":
-        local = LocalChunkStore.open(directory, engine_options())
-        yield local
-        local.close()
-    else:
-        with serving("tests.chunkserver.rooms:build_store", {"data": str(directory)}, threads=8) as server:
-            client = HttpChunkStore(server.url, KEY)
-            yield client
-            client.close()
+    with store_of(request.param, tmp_path_factory.mktemp("chunks")) as opened:
+        yield opened
 
 
 @pytest.fixture
