@@ -94,12 +94,14 @@ def cluster(database_url: str) -> Iterator[Started]:
 
 @contextmanager
 def nginx(directory: Path, registries: Sequence[str]) -> Iterator[str]:
-    """Debian's nginx on deploy/nginx.conf, with these registries in the place of the two that it names."""
+    """Debian's nginx on deploy/nginx.conf, with these registries in the place of what docker's DNS would say."""
     port = free_port()
     text = (CHECKOUT / "deploy/nginx.conf").read_text()
-    servers = iter(registries)
-    text, found = re.subn(r"server registry-\d:5000 ", lambda _: f"server {next(servers)} ", text)
-    assert found == len(registries)
+    servers = "".join(f"server {registry}; " for registry in registries)
+    text, found = re.subn(r"resolver 127\.0\.0\.11 [^;]*;", f"upstream registries {{ {servers}}}", text)
+    assert found == 1
+    assert "set $registries registries:5000;" in text
+    text = text.replace("set $registries registries:5000;", "set $registries registries;")
     text = text.replace("listen 5000;", f"listen 127.0.0.1:{port};").replace("/tmp/nginx", f"{directory}/nginx")
     (directory / "nginx.conf").write_text(text)
     directory.chmod(0o711)  # nginx's workers are another user when root starts it

@@ -1,18 +1,23 @@
 """What docker-compose.yml promises besides push and pull."""
 
+import http.client
 import json
+import os
 import uuid
+from pathlib import Path
 
 import pytest
 
-from tests.clients.compose import ComposeCluster
+from tests.clients.compose import IMAGE, ComposeCluster
 from tests.clients.images import Index, layout_blobs
+from tests.clients.targets import wait_ready
 from tests.clients.tools import Skopeo
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]  # images are built in the first one
 
 ONE_SHOT = {"secrets", "migrate", "group-1", "group-2"}
 FOREIGN = {"postgres", "nginx"}
+REGISTRIES = ("registry-1", "registry-2")
 CLUSTER_KEY = "/run/speedy/cluster/cluster.key"
 PASSFILE = "/run/speedy/database-client/pgpass"
 
@@ -66,6 +71,42 @@ def test_secrets_are_in_volumes_of_their_own_and_nowhere_else(compose: ComposeCl
     for service in ("registry-1", "imageserver-1", "chunkserver-1a"):
         mounts = {mount["Destination"] for mount in compose.container(service)["Mounts"]}
         assert mounts & {"/run/speedy/database", "/run/speedy/database-client"} == set(), service
+
+
+def test_nginx_finds_registries_that_were_made_anew_at_other_addresses(compose: ComposeCluster, skopeo: Skopeo) -> None:
+    def addresses() -> set[str]:
+        found = (compose.container(name)["NetworkSettings"]["Networks"] for name in REGISTRIES)
+        return {network["IPAddress"] for networks in found for network in networks.values()}
+
+    before = addresses()
+    nginx = compose.container("nginx")["Id"]
+    (network,) = compose.container("nginx")["NetworkSettings"]["Networks"]
+    compose.compose("rm", "--stop", "--force", *REGISTRIES)
+    # Others take the addresses that are free now.
+    squatters = [
+        compose.docker.run("run", "--detach", "--network", network, "--entrypoint", "sleep", IMAGE, "600").strip()
+        for _ in REGISTRIES
+    ]
+    try:
+        compose.compose("up", "--detach", "--no-build", "--no-deps", *REGISTRIES)
+        assert addresses().isdisjoint(before)
+        wait_ready(compose.address, Path(os.devnull))
+        _each_registry_is_asked(compose)
+    finally:
+        compose.docker.run("rm", "--force", *squatters)
+    assert compose.container("nginx")["Id"] == nginx
+
+
+def _each_registry_is_asked(compose: ComposeCluster) -> None:
+    """Through nginx, of so many requests: it begins with any one of them."""
+    mark = uuid.uuid4().hex
+    for _ in range(30):
+        connection = http.client.HTTPConnection(compose.address, timeout=60)
+        connection.request("GET", "/v2/", headers={"X-Request-Id": mark})
+        assert connection.getresponse().status == http.client.OK
+        connection.close()
+    for name in REGISTRIES:
+        assert mark in compose.compose("logs", "--no-color", name), name
 
 
 def test_images_and_secrets_outlive_the_containers(compose: ComposeCluster, skopeo: Skopeo, platforms: Index) -> None:
