@@ -66,7 +66,7 @@ enum engine_status {
     ENGINE_CHECKSUM = 4,    /* the payload given to put does not match its crc32c: error->expected, error->actual */
     ENGINE_DISK_FULL = 5,   /* no space above the reserve; deletes still work */
     ENGINE_FAILED = 6,      /* fail-stop after an I/O error; this call is not acknowledged */
-    ENGINE_BUSY = 7,        /* too many bytes wait to be written; try again later */
+    ENGINE_BUSY = 7,        /* too many bytes wait to be written, or no descriptor is left; try again later */
     ENGINE_LOCKED = 8,      /* another process has the directory open */
     ENGINE_MISMATCH = 9,    /* other cluster, newer format, or not a store */
     ENGINE_RANGE = 10,      /* a range beyond the end of the chunk, or a chunk above ENGINE_CHUNK_BYTES_MAX */

@@ -202,7 +202,7 @@ static int read_file(struct volume *volume, uint8_t **content, uint64_t *size, e
     if (file < 0 && errno == ENOENT)
         return ENGINE_OK;
     if (file < 0)
-        return failure(error, ENGINE_FAILED, errno, "cannot open %s", name);
+        return failure_os(error, errno, "cannot open %s", name);
     int status = ENGINE_OK;
     uint64_t length = 0;
     uint64_t taken = 0;

@@ -36,13 +36,18 @@ int failure_os(engine_error *error, int os_error, const char *format, ...)
     int code = ENGINE_FAILED;
     if (os_error == ENOSPC || os_error == EDQUOT)
         code = ENGINE_DISK_FULL;
-    else if (os_error == ENOMEM)
-        code = ENGINE_NO_MEMORY;
+    else if (is_shortage(os_error))
+        code = os_error == ENOMEM ? ENGINE_NO_MEMORY : ENGINE_BUSY;
     va_list values;
     va_start(values, format);
     fill(error, code, os_error, format, values);
     va_end(values);
     return code;
+}
+
+bool is_shortage(int os_error)
+{
+    return os_error == ENOMEM || os_error == EMFILE || os_error == ENFILE;
 }
 
 int no_failure(engine_error *error)

@@ -174,8 +174,10 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
         /* Without its delete log a volume would bring deleted chunks back: rather none of it until the next open. */
         delete_set_free(&deleted);
         volume_free(volume);
+        if (status == ENGINE_NO_MEMORY || status == ENGINE_BUSY)
+            return status; /* the volume may be good: a store without it would deny what it has */
         store->volumes_unreadable++;
-        return status == ENGINE_NO_MEMORY ? status : ENGINE_OK;
+        return ENGINE_OK;
     }
     store->damaged_records += deleted.damaged_records;
     if (row == NULL && !store->options.read_only) {

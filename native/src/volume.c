@@ -279,6 +279,8 @@ int volume_open(struct volume *volume, const struct identity *owner, bool *short
     volume_name(name, volume->id, ".dat");
     *short_file = false;
     volume->file = volume_open_file(volume, O_RDWR);
+    if (volume->file < 0 && is_shortage(errno))
+        return failure_os(error, errno, "cannot open %s", name);
     if (volume->file < 0)
         return failure(error, ENGINE_CORRUPT, errno, "cannot open %s", name);
     int status = read_superblock(volume, owner, name, error);
