@@ -24,6 +24,8 @@ from wire import errors
 #: One entry per missing blob; more of them would only make the answer long.
 MISSING_LISTED_MAX: Final = 100
 RETRY_AFTER_S: Final = 2
+#: to who opens the address in a browser, or left /v2/ out
+_OUTSIDE: Final = "nothing is here: this is a container registry, whose API begins at /v2/"
 
 
 class RouteUnknown(errors.NotFound):
@@ -121,7 +123,8 @@ def error_answer(exc: BaseException) -> ErrorAnswer:
     if isinstance(exc, HTTPException) and exc.code is not None:
         code = _HTTP_CODES.get(exc.code, "UNSUPPORTED" if exc.code < 500 else "UNKNOWN")
         headers = {name: value for name, value in exc.get_headers() if name in ("Allow", "Retry-After")}
-        return _answer(exc.code, [_entry(code, exc.name, None)], headers)
+        words = _OUTSIDE if exc.code == 404 else exc.name
+        return _answer(exc.code, [_entry(code, words, None)], headers)
     return _answer(500, [_entry("UNKNOWN", "internal error", None)], {})
 
 

@@ -94,6 +94,12 @@ def test_an_early_error_does_not_wait_for_a_client_that_sends_nothing_more(clien
     assert (reply.status, reply.code(), reply.headers["Connection"]) == (400, "NAME_INVALID", "close")
 
 
+def test_who_asks_outside_the_api_is_told_where_it_is(client: Client) -> None:
+    for path in ("/", "/library/alpine"):
+        (error,) = client.send("GET", path).json()["errors"]
+        assert "begins at /v2/" in error["message"]
+
+
 def test_health_and_metrics_are_beside_the_api(client: Client) -> None:
     health = client.send("GET", "/healthz").json()
     assert health == {"status": "ok", "service": "registry", "version": version()}
