@@ -1,10 +1,13 @@
-"""What the documents name is there: files, tests, settings, targets of make."""
+"""What the documents name is there: files, tests, settings, commands, targets of make."""
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
+from speedy import cli
 from wire.settings import Settings
 from wire.settings_load import SECTIONS, effective
 
@@ -66,3 +69,30 @@ def test_every_target_of_make_that_a_document_names_is_there(document: str) -> N
     assert set(re.findall(r"^(?:`)?make ([a-z-]+)|`make ([a-z-]+)", (ROOT / document).read_text(), re.MULTILINE)) <= {
         pair for target in targets for pair in ((target, ""), ("", target))
     }
+
+
+def command_lines(document: str) -> list[list[str]]:
+    """The words of every `speedy ...` that stands in a block or in a line of its document."""
+    text = (ROOT / document).read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()] + _CODE.findall(text)
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("speedy ") and "…" not in line]
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if command_lines(name)])
+def test_every_command_and_option_that_a_document_shows_is_there(document: str) -> None:
+    for words in command_lines(document):
+        command: click.Command = cli._speedy
+        context = click.Context(command)
+        rest = words[1:]
+        while isinstance(command, click.Group) and rest and not rest[0].startswith("--"):
+            name = rest.pop(0).partition("|")[0]  # `ls|show` stands for both
+            inner = command.get_command(context, name)
+            assert inner is not None, f"{' '.join(words)}: no {name}"
+            command = inner
+        # An option behind a noun is meant for the commands of the noun.
+        meant = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+        options = {option for one in meant for parameter in one.params for option in parameter.opts}
+        options |= {option for one in meant for parameter in one.params for option in parameter.secondary_opts}
+        shown = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert shown <= options | {"--help"}, " ".join(words)
