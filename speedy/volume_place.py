@@ -23,7 +23,7 @@ from chunkserver.table_file import GroupTableFile
 from chunkserver.upkeep import COMPACT_BELOW, CompactionLimits, LocalUpkeep
 from chunkserver.wsgi import engine_options
 from native.engine import Engine
-from native.errors import ChunkCorrupt, ChunkNotFound, EngineError, StoreLocked, VolumeNotFound
+from native.errors import EngineError, StoreLocked
 from speedy.data_directory import IDENTITY_FILE, KEY_FILE
 from speedy.options import read_settings
 from speedy.reach import embedded_url, load_key
@@ -84,7 +84,7 @@ def open_place(
     try:
         with engine, _stopped(engine, settings, writing) as place:
             yield place
-    except (ChunkNotFound, VolumeNotFound, ChunkCorrupt, EngineError) as exc:
+    except EngineError as exc:
         raise click.ClickException(str(exc)) from exc
 
 

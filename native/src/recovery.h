@@ -36,11 +36,11 @@ struct recovery {
 /*
  * Reads needles from start, where seq first_seq is expected, up to limit.
  * verify: also check payloads (bytes that may not have been acknowledged); otherwise headers only.
- * Works as follows. A needle is looked for at the end of the one before, then at every multiple of 64 up to limit
- * (the next batch is on the next 4 KiB boundary): an unsynced batch may reach the disk in any order, so valid needles behind invalid bytes are
- * a normal sight after a crash, and all are kept. A needle whose header is valid but whose payload is not counts as a
- * hole if it may be unacknowledged, and stays (damaged) if a later needle's synced seq proves that it was.
- * A missing seq that is covered by a later synced seq sets lost.
+ * Works as follows. A needle is looked for at the end of the one before, then at every multiple of 64 up to limit (the
+ * next batch is on the next 4 KiB boundary): an unsynced batch may reach the disk in any order, so valid needles behind
+ * invalid bytes are a normal sight after a crash, and all are kept. A needle whose header is valid but whose payload is
+ * not counts as a hole if it may be unacknowledged, and stays (damaged) if a later needle's synced seq proves that it
+ * was acknowledged. A missing seq that is covered by a later synced seq sets lost.
  */
 int recovery_scan(struct volume *volume, uint64_t start, uint64_t first_seq, uint64_t limit, bool verify,
                   const struct delete_set *deleted, struct recovery *recovery, engine_error *error);
