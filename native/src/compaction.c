@@ -68,13 +68,14 @@ static int make_target(struct run *run, engine_error *error)
     for (size_t i = 0; i < run->count; i++)
         bytes += needle_footprint(run->moves[i].from.length, run->moves[i].from.header_length);
     bytes = round_up(bytes, BLOCK_BYTES);
-    pthread_mutex_lock(&store->volumes_lock);
-    uint32_t id = store->next_id++;
-    pthread_mutex_unlock(&store->volumes_lock);
+    uint32_t id = 0;
+    int status = volumes_take_id(store, &id, error);
+    if (status != ENGINE_OK)
+        return status;
     run->target = volume_new(store->io, store->directory, id);
     if (run->target == NULL)
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a volume");
-    int status = volume_prepare(run->target, &store->identity, bytes, bytes, run->count, error);
+    status = volume_prepare(run->target, &store->identity, bytes, bytes, run->count, error);
     run->target->state = VOLUME_GONE; /* until the record is written */
     return status;
 }

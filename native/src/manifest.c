@@ -274,15 +274,19 @@ int manifest_pack(struct manifest *manifest, engine_error *error)
     free(content);
     if (failed != 0 && reason == EROFS)
         return ENGINE_OK; /* nothing may be written: it is whole, only long */
-    if (failed != 0)
+    if (failed != 0 && reason != ENOSPC && reason != EDQUOT)
         return failure_os(error, reason, "cannot rewrite MANIFEST");
+    manifest->named = failed == 0;
     manifest->next_seq = seq;
-    manifest->tail = round_up(used, BLOCK_BYTES);
-    manifest->allocated = manifest->tail;
     io_close(manifest->io, manifest->file);
     manifest->file = io_open(manifest->io, manifest->directory, "MANIFEST", O_RDWR);
-    if (manifest->file < 0)
+    if (manifest->file < 0 || manifest->io->size(manifest->io->context, manifest->file, &size) != 0)
         return failure_os(error, errno, "cannot open MANIFEST");
+    /* A full disk does not keep a store from being opened: what bears the name is whole, at worst still the long one. */
+    if (failed == 0 || size == used) {
+        manifest->tail = round_up(used, BLOCK_BYTES);
+        manifest->allocated = manifest->tail;
+    }
     return ENGINE_OK;
 }
 

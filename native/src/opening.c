@@ -185,8 +185,10 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
         struct manifest_volume adopted = {.id = id, .size = volume->size};
         memcpy(adopted.uuid, volume->uuid, sizeof adopted.uuid);
         status = manifest_append(&store->manifest, MANIFEST_CREATE, &adopted, error);
-        if (status != ENGINE_OK && status != ENGINE_NO_MEMORY)
+        if (status != ENGINE_OK && status != ENGINE_NO_MEMORY) {
             volume->state = VOLUME_FAILED; /* readable, but nothing may be acknowledged into it */
+            volume->failure_recorded = true; /* nothing of it has failed: the next open tries again */
+        }
         status = ENGINE_OK;
     } else if (row == NULL) {
         /* Left as it is found. */
@@ -242,6 +244,13 @@ static void bury_losers(engine_store *store, const struct loser_list *losers)
     }
 }
 
+/* Ids are not given twice. */
+static void see_id(engine_store *store, uint32_t id)
+{
+    if (id >= store->next_id)
+        store->next_id = id < VOLUME_ID_MAX ? id + 1 : VOLUME_ID_MAX + 1;
+}
+
 static int read_all(engine_store *store, const struct directory_listing *listing, engine_error *error)
 {
     struct loser_list losers;
@@ -256,16 +265,15 @@ static int read_all(engine_store *store, const struct directory_listing *listing
         status = read_volume(store, listing->volumes.ids[i], &losers, error);
     for (size_t i = 0; i < store->manifest.count; i++) {
         const struct manifest_volume *row = &store->manifest.volumes[i];
-        if (row->id >= store->next_id)
-            store->next_id = row->id + 1;
+        see_id(store, row->id);
         if (!row->replaced && !row->withdrawn && !id_list_has(&listing->volumes, row->id))
             store->volumes_unreadable++; /* MANIFEST knows a volume whose file is gone */
     }
     /* No file of another life, not even one that could not be removed, may lie where a new volume's will. */
     const struct id_list *const lists[] = {&listing->volumes, &listing->prepared, &listing->beside};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
-        if (lists[i]->count > 0 && lists[i]->ids[lists[i]->count - 1] >= store->next_id)
-            store->next_id = lists[i]->ids[lists[i]->count - 1] + 1;
+        if (lists[i]->count > 0)
+            see_id(store, lists[i]->ids[lists[i]->count - 1]);
     if (status == ENGINE_OK) {
         choose_active(store);
         bury_losers(store, &losers);

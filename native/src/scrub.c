@@ -165,7 +165,7 @@ static int next_batch(engine_store *store, struct scrub_reading *reading, bool *
     if (scrub->places == NULL)
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a scrub");
     if (!scrub_reading_open(reading, volume))
-        return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a scrub");
+        return failure(error, ENGINE_NO_MEMORY, 0, "no memory or descriptors for a scrub");
     uint64_t from = volume->id == cursor.volume ? cursor.offset : 0;
     for (unsigned copy = 0; from == 0 && copy < SUPERBLOCKS; copy++) {
         engine_damage found;
@@ -230,7 +230,7 @@ static int advance(engine_store *store, struct scrub_reading *reading, engine_er
     int status = ENGINE_OK;
     if (scrub->next < scrub->count) {
         if (!scrub_reading_open(reading, scrub->volume))
-            return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a scrub");
+            return failure(error, ENGINE_NO_MEMORY, 0, "no memory or descriptors for a scrub");
         check_next(store, reading);
     } else {
         status = next_batch(store, reading, &over, error);

@@ -76,7 +76,7 @@ struct scrub_reading {
     uint64_t read_bytes; /* from all volumes */
 };
 
-/* Turns to this volume; false when out of memory. */
+/* Turns to this volume; false when out of memory or descriptors. */
 bool scrub_reading_open(struct scrub_reading *reading, struct volume *volume);
 void scrub_reading_end(struct scrub_reading *reading);
 /* Whether places[0] is good; otherwise what says why not. The others come next and may be read with it. The caller

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "failure.h"
 #include "needle.h"
 #include "scrub.h"
 
@@ -45,8 +46,11 @@ bool scrub_reading_open(struct scrub_reading *reading, struct volume *volume)
         return false;
     close_files(reading);
     forget_window(reading);
+    int file = volume_open_file(volume, O_RDONLY);
+    if (file < 0 && is_shortage(errno))
+        return false; /* of the volume that says nothing */
     reading->volume = volume;
-    reading->file = volume_open_file(volume, O_RDONLY);
+    reading->file = file;
     pthread_mutex_lock(&volume->lock);
     bool writable = volume_is_writable(volume);
     pthread_mutex_unlock(&volume->lock);

@@ -2,10 +2,10 @@
  * The store: what the files of this folder have in common. Internal; engine.h is the public face.
  *
  * Order of locks, outermost first: scrub.work or verifying.work, compactor.work, keeper.work, volumes_create, queue.lock,
- * deletes.lock, scrub.lock | index shard, volumes_lock, volume.delete_lock, volume.space_lock, volume.lock, counters.lock,
- * compactor.lock. No index or volume lock is held during I/O; delete_lock, space_lock, volumes_create, keeper.work,
- * compactor.work, scrub.work and verifying.work are. Whoever holds deletes back (deletes_hold) is as if between keeper.work and
- * volumes_create.
+ * deletes.lock, scrub.lock | volume.sync_lock, index shard, volumes_lock, volume.delete_lock, volume.space_lock,
+ * volume.lock, counters.lock, compactor.lock. No index or volume lock is held during I/O; sync_lock, delete_lock,
+ * space_lock, volumes_create, keeper.work, compactor.work, scrub.work and verifying.work are. Whoever holds deletes back
+ * (deletes_hold) is as if between keeper.work and volumes_create.
  */
 #ifndef SPEEDY_STORE_H
 #define SPEEDY_STORE_H
@@ -239,6 +239,8 @@ int volumes_add(engine_store *store, struct volume *volume, engine_error *error)
 void volumes_free(engine_store *store);
 /* An empty prepared volume with room for the footprint, or NULL. */
 struct volume *volumes_standby(engine_store *store, uint64_t footprint);
+/* An id that no volume ever had, for one that will need a slot too. FAILED when there is none. */
+int volumes_take_id(engine_store *store, uint32_t *id, engine_error *error);
 /* Makes a volume with room for a needle of this footprint, in state standby. volumes_create is locked. */
 int volumes_create(engine_store *store, uint64_t footprint, struct volume **volume, engine_error *error);
 /* Makes every needle before next_seq durable. Only without options.sync is there anything to do. */

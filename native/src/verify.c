@@ -35,7 +35,7 @@ static int gather(engine_store *store, struct volume *volume, uint64_t offset, e
     if (verifying->places == NULL)
         verifying->places = malloc(SCRUB_BATCH_MAX * sizeof *verifying->places);
     if (verifying->places == NULL)
-        return failure(error, ENGINE_NO_MEMORY, 0, "no memory to verify a volume");
+        return failure(error, ENGINE_NO_MEMORY, 0, "no memory or descriptors to verify a volume");
     verifying->volume = volume;
     verifying->next = 0;
     verifying->count = inspect_gather(store, volume->slot, offset, verifying->places, SCRUB_BATCH_MAX);
@@ -86,7 +86,7 @@ static int verify(engine_store *store, struct volume *volume, uint64_t bytes_max
     struct scrub_reading reading = {.direct = -1, .file = -1};
     int status = scrub_reading_open(&reading, volume) ? ENGINE_OK : ENGINE_NO_MEMORY;
     if (status != ENGINE_OK)
-        (void)failure(error, status, 0, "no memory to verify a volume");
+        (void)failure(error, status, 0, "no memory or descriptors to verify a volume");
     if (status == ENGINE_OK && told->offset < VOLUME_DATA_START)
         superblocks(store, &reading, told, damage);
     while (status == ENGINE_OK && told->damaged < limit && !store_is_closing(store) &&

@@ -37,7 +37,7 @@ uint32_t volume_id_of(const char *name, const char *suffix)
     char *end = NULL;
     errno = 0;
     unsigned long id = strtoul(name + 1, &end, 10);
-    if (errno != 0 || id == 0 || id >= UINT32_MAX)
+    if (errno != 0 || id == 0 || id > VOLUME_ID_MAX)
         return 0;
     volume_name(expected, (uint32_t)id, suffix);
     return strcmp(name, expected) == 0 ? (uint32_t)id : 0;
@@ -60,6 +60,7 @@ struct volume *volume_new(const struct engine_io *io, int directory, uint32_t id
     volume->delete_open = DELETE_NO_BLOCK;
     volume->delete_spare = DELETE_NO_BLOCK;
     (void)pthread_mutex_init(&volume->space_lock, NULL);
+    (void)pthread_mutex_init(&volume->sync_lock, NULL);
     (void)pthread_mutex_init(&volume->lock, NULL);
     (void)pthread_mutex_init(&volume->delete_lock, NULL);
     return volume;
@@ -73,6 +74,7 @@ void volume_free(struct volume *volume)
     free(volume->waiting.items);
     free(volume->leaving.items);
     (void)pthread_mutex_destroy(&volume->space_lock);
+    (void)pthread_mutex_destroy(&volume->sync_lock);
     (void)pthread_mutex_destroy(&volume->lock);
     (void)pthread_mutex_destroy(&volume->delete_lock);
     free(volume);

@@ -17,6 +17,7 @@
 #define VOLUME_DATA_START (2u * BLOCK_BYTES)
 #define VOLUME_NAME_BYTES 32
 #define DELETE_NO_BLOCK UINT64_MAX
+#define VOLUME_ID_MAX (UINT32_MAX - 1)
 #define VOLUME_ALLOCATION_STEP_MAX ((uint64_t)32 << 20) /* space is taken in such pieces, ahead of the tail */
 #define VOLUME_ALLOCATION_UNIT ((uint64_t)1 << 20)      /* ... or smaller ones when that is all there is */
 
@@ -55,6 +56,7 @@ struct volume {
     bool claimed; /* some appender writes here; guarded by store.volumes_lock */
 
     pthread_mutex_t space_lock; /* held while the file takes space or gives it back */
+    pthread_mutex_t sync_lock; /* held while published needles are synced: of two at once only one is told of a loss */
     pthread_mutex_t lock; /* guards everything below, up to the delete log */
     _Atomic(enum volume_state) state; /* readers look at it without the lock */
     uint64_t tail;       /* everything before is published (written only by who has claimed it) */

@@ -51,6 +51,22 @@ void volumes_free(engine_store *store)
         free(store->volumes[block]);
 }
 
+int volumes_take_id(engine_store *store, uint32_t *id, engine_error *error)
+{
+    int status = ENGINE_OK;
+    pthread_mutex_lock(&store->volumes_lock);
+    if (store->next_id > VOLUME_ID_MAX)
+        status = failure(error, ENGINE_FAILED, 0, "no id is left for another volume");
+    else if (store->volume_count > CHUNK_SLOT_MAX)
+        status = failure(error, ENGINE_FAILED, 0, "too many volumes; reopen the store");
+    else
+        *id = store->next_id++;
+    pthread_mutex_unlock(&store->volumes_lock);
+    if (status != ENGINE_OK)
+        atomic_store(&store->failed, true);
+    return status;
+}
+
 int volumes_create(engine_store *store, uint64_t footprint, struct volume **created, engine_error *error)
 {
     struct disk_space space;
@@ -64,13 +80,14 @@ int volumes_create(engine_store *store, uint64_t footprint, struct volume **crea
     uint64_t step = space_step(&space);
     if (needed > space.usable_bytes)
         return space_refuse(&space, needed, error);
-    pthread_mutex_lock(&store->volumes_lock);
-    uint32_t id = store->next_id++;
-    pthread_mutex_unlock(&store->volumes_lock);
+    uint32_t id = 0;
+    int status = volumes_take_id(store, &id, error);
+    if (status != ENGINE_OK)
+        return status;
     struct volume *volume = volume_new(store->io, store->directory, id);
     if (volume == NULL)
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a volume");
-    int status = volume_create(volume, &store->identity, size < needed ? needed : size,
+    status = volume_create(volume, &store->identity, size < needed ? needed : size,
                                step < needed ? needed : step, BATCH_NEEDLES_MAX, error);
     if (status != ENGINE_OK) {
         volume_free(volume);
@@ -136,23 +153,29 @@ void volumes_fail(engine_store *store, struct volume *volume)
 
 int volumes_sync(engine_store *store, struct volume *volume, uint64_t next_seq, engine_error *error)
 {
+    int status = ENGINE_OK;
+    pthread_mutex_lock(&volume->sync_lock);
     pthread_mutex_lock(&volume->lock);
     bool synced = volume->synced_seq + 1 >= next_seq;
     bool failed = volume->state == VOLUME_FAILED;
     pthread_mutex_unlock(&volume->lock);
     if (synced)
-        return ENGINE_OK;
-    if (failed)
-        return failure(error, ENGINE_FAILED, 0, "volume %u has failed with unsynced chunks", (unsigned)volume->id);
+        goto cleanup;
+    if (failed) {
+        status = failure(error, ENGINE_FAILED, 0, "volume %u has failed with unsynced chunks", (unsigned)volume->id);
+        goto cleanup;
+    }
     atomic_fetch_add(&store->counters.syncs, 1);
     if (store->io->fdatasync(store->io->context, volume->file) != 0) {
-        int reason = errno;
+        status = failure(error, ENGINE_FAILED, errno, "volume %u: sync failed", (unsigned)volume->id);
         volumes_fail(store, volume);
-        return failure(error, ENGINE_FAILED, reason, "volume %u: sync failed", (unsigned)volume->id);
+        goto cleanup;
     }
     pthread_mutex_lock(&volume->lock);
     if (volume->synced_seq + 1 < next_seq)
         volume->synced_seq = next_seq - 1;
     pthread_mutex_unlock(&volume->lock);
-    return ENGINE_OK;
+cleanup:
+    pthread_mutex_unlock(&volume->sync_lock);
+    return status;
 }

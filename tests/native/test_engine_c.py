@@ -22,11 +22,12 @@ RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 THREADED = [
     *("threads", "full_disk", "repair", "appenders", "leading", "large_faults", "sharing", "small_disk"),
     "scrub_beside_others",
-    *("compaction", "compaction_repair"),
+    *("compaction", "compaction_repair", "one_sync_at_a_time"),
 ]
 CASES = {
     "address": [
         *THREADED,
+        *("no_descriptors", "full_while_opening", "no_ids"),
         *("index", "faults", "crashes", "open_faults", "fail_stop", "primitive", "scrub_faults"),
         *("compaction_damage", "compaction_faults", "compaction_crashes", "compaction_open_faults"),
     ],
