@@ -140,7 +140,8 @@ static bool care_for(engine_store *store, struct volume *volume, bool all, int *
         return false;
     }
     record_failure(store, volume);
-    bool waits = volume_punch(volume);
+    /* Twice: what was deleted later waited for those that go now, and may have no readers of its own. */
+    bool waits = volume_punch(volume) && volume_punch(volume);
     pthread_mutex_lock(&volume->lock);
     enum volume_state state = volume->state;
     bool changed = volume->changed && volume->file >= 0;

@@ -134,6 +134,7 @@ int main(int count, char **arguments)
         {"large_faults", test_large_faults},
         {"sharing", test_sharing},
         {"small_disk", test_small_disk},
+        {"punch", test_punch},
         {"no_descriptors", test_no_descriptors},
         {"full_while_opening", test_full_while_opening},
         {"no_ids", test_no_ids},

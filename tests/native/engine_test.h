@@ -62,6 +62,7 @@ void test_leading(const struct test *test);
 void test_large_faults(const struct test *test);
 void test_sharing(const struct test *test);
 void test_small_disk(const struct test *test);
+void test_punch(const struct test *test);
 void test_no_descriptors(const struct test *test);
 void test_full_while_opening(const struct test *test);
 void test_no_ids(const struct test *test);
