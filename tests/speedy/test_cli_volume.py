@@ -262,7 +262,7 @@ def test_a_command_says_that_the_servers_restart_has_lost_its_operation(
         os.kill(server.worker_pid, signal.SIGKILL)  # another one takes its place, on the same port
         output, errors = process.communicate(timeout=90)
         assert process.returncode == 1, output
-        assert "it was restarted" in errors
+        assert "Start the command again" in errors
 
 
 def test_what_stands_in_the_way_of_a_running_server_is_said(data: Path, tmp_path: Path) -> None:
