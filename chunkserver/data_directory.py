@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wire.errors import BadRequest, Conflict, Unavailable
-from wire.files import replace_file
+from wire.files import PRIVATE_DIRECTORY, replace_file
 from wire.space_reserve import FILES, give_up
 from wire.values import from_json
 
@@ -58,7 +58,7 @@ class DataDirectory:
         if server_id is not None and not _SERVER_ID.fullmatch(server_id):
             raise BadRequest(f"{server_id!r} is no server id: 1 to 64 letters, digits, '.', '_' or '-'")
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
             lock_fd = _lock(path, lock_wait_s)
             try:
                 return cls(path, lock_fd, _load_or_create(path, server_id))

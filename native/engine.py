@@ -83,7 +83,7 @@ class Engine:
         Raises StoreLocked, StoreMismatch, DiskFull, StoreFailed.
         """
         if options.create and not options.read_only:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         native = ffi.new("engine_options *")
         native.volume_size_first = options.volume_size_first
         native.volume_size_max = options.volume_size_max

@@ -21,7 +21,7 @@ from pathlib import Path
 from wire import space_reserve
 from wire.auth import ClusterKey
 from wire.errors import Conflict, Unavailable
-from wire.files import replace_file
+from wire.files import PRIVATE_DIRECTORY, replace_file
 
 FORMAT = 1
 IDENTITY_FILE = "speedy.json"
@@ -65,7 +65,7 @@ def open_data(path: Path) -> ServerData:
     """
     path = path.absolute()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         lock_fd = _lock(path)
         try:
             cluster_id = _identity(path)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+#: of directories that hold images, metadata or keys: nobody else on the machine reads them
+PRIVATE_DIRECTORY: Final = 0o700
 
 
 def replace_file(file: Path, text: str, mode: int = 0o644) -> None:

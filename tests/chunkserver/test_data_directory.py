@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ def get(store: LocalChunkStore, fid: int, length: int = len(PAYLOAD)) -> bytes:
 
 def test_a_restart_keeps_chunks_and_identity(tmp_path: Path) -> None:
     store = open_store(tmp_path / "new" / "data")
+    assert stat.S_IMODE((tmp_path / "new" / "data").stat().st_mode) == 0o700
     put(store, 5)
     put(store, 900)
     store.delete(900)

@@ -24,6 +24,12 @@ def test_a_fresh_directory_gets_an_identity_and_a_key_that_stay(tmp_path: Path) 
     assert second.key_file.read_bytes() == key
 
 
+def test_a_fresh_directory_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    open_data(data).close()
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
 def test_the_second_opener_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     held = open_data(tmp_path)
     with pytest.raises(Conflict, match=rf"{tmp_path} is in use .*process id {os.getpid()}"):
