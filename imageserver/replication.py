@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from chunkmaster.interface import Group, Member
@@ -22,6 +22,7 @@ from wire.errors import (
     SpeedyError,
     StorageFull,
 )
+from wire.threads import WorkerThreads
 
 log = logging.getLogger("speedy.imageserver")
 
@@ -53,7 +54,7 @@ class Replicator:
 
     def __init__(self, members: MemberBook, threads_max: int) -> None:
         self._members = members
-        self._executor = ThreadPoolExecutor(threads_max, thread_name_prefix="replica")
+        self._executor = WorkerThreads(threads_max, thread_name_prefix="replica")
         self._cleanups = threading.BoundedSemaphore(CLEANUPS_MAX)
 
     def close(self) -> None:

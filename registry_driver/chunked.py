@@ -18,6 +18,7 @@ from registry_driver.driver import ByteSource, WriteProgress
 from registry_driver.reading import PieceReader
 from registry_driver.writing import StreamWriter
 from wire.buffers import BufferPool
+from wire.threads import WorkerThreads
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class ChunkedDriver:
             executor.shutdown(wait=False)
 
     def _owned(self, threads_max: int, name: str) -> ThreadPoolExecutor:
-        executor = ThreadPoolExecutor(threads_max, thread_name_prefix=name)
+        executor = WorkerThreads(threads_max, thread_name_prefix=name)
         self._own.append(executor)
         return executor
 

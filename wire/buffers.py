@@ -31,13 +31,14 @@ class BufferPool:
         self._held: dict[int, tuple[memoryview, mmap.mmap]] = {}
 
     def acquire(self, timeout_s: float) -> memoryview:
-        """A writable buffer with undefined contents. Raises Overloaded when none came free within `timeout_s`."""
+        """A writable buffer with undefined contents. Raises Overloaded when none came free within `timeout_s`, or the
+        machine has no memory for another one."""
         with self._lock:
             # While anybody waits nothing is idle: release() hands over. So nobody is overtaken here.
             if self._idle:
                 return self._lend(self._idle.pop().memory)
             if len(self._held) < self.count_max:
-                return self._lend(mmap.mmap(-1, self.buffer_bytes))
+                return self._lend(self._make())
             waiter = _Waiter()
             self._waiting.append(waiter)
         waiter.served.acquire(timeout=max(timeout_s, 0.0))
@@ -49,6 +50,14 @@ class BufferPool:
             f"all {self.count_max} buffers of {self.buffer_bytes} bytes were in use for {timeout_s:g} s",
             retry_after_s=1,
         )
+
+    def _make(self) -> mmap.mmap:
+        try:
+            return mmap.mmap(-1, self.buffer_bytes)
+        except (OSError, MemoryError) as error:
+            raise Overloaded(
+                f"no memory for a buffer of {self.buffer_bytes} bytes: {error}", retry_after_s=1
+            ) from error
 
     def release(self, view: memoryview) -> None:
         """Give back what acquire() returned: the same object, once."""

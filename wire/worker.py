@@ -35,6 +35,7 @@ from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
 
 from wire.auth import OPEN_PATHS
 from wire.body import set_receive_timeout, set_send_timeout
+from wire.threads import WorkerThreads
 
 HEAD_BYTES_MAX = 64 * 1024
 
@@ -129,10 +130,13 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args)
         self.limits: WorkerLimits = self.app.limits
         self.method_queue = _Wakeups()
-        self.open_pool = concurrent.futures.ThreadPoolExecutor(_OPEN_THREADS, "open")
+        self.open_pool = WorkerThreads(_OPEN_THREADS, "open")
         self.lingering: deque[RoomConnection] = deque()
         self.running: dict[RoomConnection, concurrent.futures.Future[Any]] = {}
         self.drains = threading.BoundedSemaphore(max(1, self.cfg.threads // _THREADS_PER_DRAIN))
+
+    def get_thread_pool(self) -> WorkerThreads:
+        return WorkerThreads(self.cfg.threads)
 
     def init_signals(self) -> None:
         super().init_signals()

@@ -109,3 +109,10 @@ def test_many_threads_never_share_a_buffer() -> None:
     assert not faults
     assert pool.in_use == 0
     assert pool.allocated <= 3
+
+
+def test_a_machine_without_memory_for_a_buffer_is_overload_and_costs_no_place() -> None:
+    pool = BufferPool(1 << 46, 1)
+    for _ in range(2):
+        with pytest.raises(Overloaded, match="no memory"):
+            pool.acquire(0.0)
