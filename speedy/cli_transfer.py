@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from speedy.transfer.errors import Stopped, TransferError
+from speedy.transfer.errors import Refused, Stopped, TransferError
 from speedy.transfer.places import PlaceError
 from wire.settings_values import MIB, Size
 
@@ -27,15 +27,16 @@ _AGAIN = "What has arrived is kept: the same command goes on from there."
 _PLACES = """
     \b
     A local place is one of
-      oci:DIR[:TAG]           an OCI layout directory (DIR alone will do)
-      oci-archive:FILE[:TAG]  an OCI layout as a tar file
-      docker-archive:FILE     what `docker save` writes (FILE.tar alone will do)
-      docker-daemon:NAME      an image of the local docker
+      oci:DIR[:TAG]              an OCI layout directory (DIR alone will do)
+      oci-archive:FILE[:TAG]     an OCI layout as a tar file
+      docker-archive:FILE[:TAG]  what `docker save` writes (FILE.tar alone will do)
+      docker-daemon:NAME         an image of the local docker
 
     A registry is [docker://]HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]. Loopback addresses are spoken to over HTTP, all
     others over HTTPS; http:// or https:// in front, or --plain-http, says otherwise.
 
-    Logins come from docker's own configuration (docker login), or from --username and --password-stdin.
+    Logins come from docker's own configuration (docker login; in $DOCKER_CONFIG or ~/.docker), or from --username and
+    --password-stdin.
 """
 
 
@@ -187,8 +188,9 @@ def _told(options: dict[str, Any]) -> Iterator[tuple[Progress, Callable[[Outcome
     except PlaceError as error:
         raise click.UsageError(error.message) from error
     except TransferError as error:
-        # What no second try mends, the same command would meet again.
-        again = error.retryable or isinstance(error, Stopped)
+        # What no second try mends, the same command would meet again. A full registry may have space then.
+        is_full = isinstance(error, Refused) and error.answered == 507
+        again = error.retryable or is_full or isinstance(error, Stopped)
         if as_json:
             progress.event("error", message=error.message, again=again)
         raise click.ClickException(f"{error.message}\n{_AGAIN}" if again else error.message) from error

@@ -168,11 +168,6 @@ class Connection:
         with answer:
             return answer.body()
 
-    def greet(self) -> None:
-        """Whether a registry answers at all, whatever it says. Raises Unreachable."""
-        with contextlib.suppress(Refused):
-            self.fetch("GET", f"{self.base_url}/v2/", {}, None)
-
     def resolve(self, target: str) -> str:
         """A path or an address in full."""
         return self.resolve_from(self.base_url, target)

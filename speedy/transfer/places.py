@@ -1,9 +1,9 @@
 """What SRC and DEST may be, in the words of a command line.
 
-oci:DIR[:TAG]           an OCI layout directory
-oci-archive:FILE[:TAG]  such a layout as a tar file
-docker-archive:FILE     what `docker save` writes
-docker-daemon:NAME      an image of the local docker
+oci:DIR[:TAG]              an OCI layout directory
+oci-archive:FILE[:TAG]     such a layout as a tar file
+docker-archive:FILE[:TAG]  what `docker save` writes
+docker-daemon:NAME         an image of the local docker
 [docker://]HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]   a registry; http:// and https:// say how it is reached
 """
 
@@ -89,6 +89,8 @@ def parse_source(text: str) -> LocalPlace:
     else an image of the local docker, save what ends in .tar or begins as a path does."""
     place = _prefixed(text)
     if place is not None:
+        if place.kind != "docker-daemon" and not place.path.exists():
+            raise PlaceError(f"{place.path}: there is no such file or directory")
         return place
     path, tag = _path_and_tag(text)
     if path.is_dir():

@@ -64,7 +64,13 @@ def choose(*, quiet: bool, as_json: bool, is_terminal: bool) -> Progress:
         return Quiet()
     if is_terminal:
         return Bars()
-    return Lines(lambda line: print(line, file=sys.stderr, flush=True))
+    return Lines(_write_line)
+
+
+def _write_line(line: str) -> None:
+    # In one call: print() writes the line's end in a second one, and another thread's line may come between.
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 class Quiet:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from speedy.transfer.cache import Cache
-from speedy.transfer.closure import for_platform, gather
+from speedy.transfer.closure import Closure, for_platform, gather
 from speedy.transfer.documents import Descriptor, Document, Platform
 from speedy.transfer.downloading import Download
 from speedy.transfer.layout import Layout
@@ -43,18 +43,28 @@ class Pull:
         self._repository, self._place, self._cache = repository, place, cache
         self._options, self._progress, self._stop = options, progress, stop
         self.outcome = Outcome(str(place))
+        self._top: Document | None = None
+        self._everything = Closure((), (), ())
+        self._referrers: list[Document] = []
         #: of everything that was pulled, manifests included
         self.digests: set[str] = set()
 
-    def run(self, layout: Layout, tag: str) -> Document:
-        """The manifest or index that the layout then has as `tag` ("": without a name). Raises TransferError; what came
-        until then is kept for the next run."""
+    def find(self) -> None:
+        """The manifests, before `run`. Raises TransferError."""
         top = self._manifest(self._place.reference)
         if self._options.platform is not None:
             top = for_platform(top, self._options.platform, self._document)
         closure = gather([top], self._document)
-        referrers = self._referrers(closure.documents) if self._options.with_referrers else []
-        everything = gather([top, *referrers], self._document)
+        if self._options.with_referrers:
+            self._referrers = self._find_referrers(closure.documents)
+        self._everything = gather([top, *self._referrers], self._document)
+        self._top = top
+
+    def run(self, layout: Layout, tag: str) -> Document:
+        """The manifest or index that the layout then has as `tag` ("": without a name). Raises TransferError; what came
+        until then is kept for the next run."""
+        top, everything = self._top, self._everything
+        assert top is not None, "it was found before"
         for layer in everything.foreign:
             self._progress.tell(f"{short(layer.digest)}: a foreign layer, which no registry needs to have; left out")
         self._pull_blobs(layout, everything.blobs)
@@ -62,7 +72,7 @@ class Pull:
         self.digests |= {document.descriptor.digest for document in everything.documents}
         for document in everything.documents:
             layout.put(document.descriptor.digest, document.content, self._stop)
-        for document in referrers:
+        for document in self._referrers:
             layout.add(document.descriptor, "", self._stop)
         layout.add(top.descriptor, tag, self._stop)
         self.outcome.digest = top.descriptor.digest
@@ -93,7 +103,7 @@ class Pull:
             self._progress.tell,
         )
 
-    def _referrers(self, documents: tuple[Document, ...]) -> list[Document]:
+    def _find_referrers(self, documents: tuple[Document, ...]) -> list[Document]:
         found: dict[str, Document] = {}
         waiting = [document.descriptor.digest for document in documents]
         while waiting:

@@ -47,6 +47,10 @@ class Push:
         self._options, self._progress, self._stop = options, progress, stop
         self.outcome = Outcome(str(place))
 
+    def greet(self) -> None:
+        """Before layers are packed, which may take long: whether the registry is there and lets us in."""
+        patiently(self._repository.greet, self._options.limits.retries, self._stop, self._progress.tell)
+
     def run(self, source: ImageSource) -> Outcome:
         """Raises TransferError; what was sent until then is kept for the next run."""
         top = source.top()

@@ -22,6 +22,7 @@ from speedy.transfer.documents import (
 from speedy.transfer.errors import Damaged, Refused, Unreachable
 
 _ACCEPT: Final = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, OCI_ARTIFACT))
+_NO_BYTES: Final = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _OCTETS: Final = {"Content-Type": "application/octet-stream"}
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -47,6 +48,11 @@ class Repository:
         self._connection = connection
         self.name = name
         self._scopes = frozenset({f"repository:{name}:{'pull,push' if may_write else 'pull'}"})
+
+    def greet(self) -> None:
+        """Raises Refused where the caller is not let in. Asks for a blob, as transfers do: /v2/ alone tells nothing of
+        this repository."""
+        self.has_blob(_NO_BYTES, 0)
 
     def has_blob(self, digest: str, size: int) -> bool:
         """Raises Damaged where the registry has it in another size: one of the two is not what it says."""

@@ -19,7 +19,7 @@ from speedy.transfer.documents import Platform, parse_platform
 from speedy.transfer.layout import Layout
 from speedy.transfer.outcome import Outcome
 from speedy.transfer.packing import write_docker_archive, write_oci_archive
-from speedy.transfer.patience import RetryLimits, Stop, patiently
+from speedy.transfer.patience import RetryLimits, Stop
 from speedy.transfer.places import LocalPlace, RemotePlace, parse_destination, parse_remote, parse_source
 from speedy.transfer.progress import Progress
 from speedy.transfer.pulling import Pull, PullOptions
@@ -57,7 +57,7 @@ class TransferOptions:
 
 def push(src: str, dest: str, options: TransferOptions, progress: Progress) -> Outcome:
     """Raises PlaceError for SRC or DEST that cannot be understood, TransferError for everything else."""
-    source_place, place = parse_source(src), parse_remote(dest)
+    place, source_place = parse_remote(dest), parse_source(src)
     push_options = PushOptions(
         jobs=options.jobs,
         limits=UploadLimits(max(1, options.piece), RetryLimits(failures_max=options.retries)),
@@ -69,12 +69,12 @@ def push(src: str, dest: str, options: TransferOptions, progress: Progress) -> O
     with ExitStack() as stack:
         stack.enter_context(progress)
         connection = stack.enter_context(_connected(place, options))
-        if source_place.kind in ("docker-archive", "docker-daemon"):
-            # Saving and packing may take long: that the registry cannot be reached is told before.
-            patiently(connection.greet, push_options.limits.retries, stop, progress.tell)
-        source = _open_source(source_place, options, cache, progress=progress, stop=stop, stack=stack)
         repository = Repository(connection, place.repository, may_write=True)
         run = Push(repository, place, cache=cache, options=push_options, progress=progress, stop=stop)
+        source = _open_layout(source_place)
+        if source is None:
+            run.greet()
+            source = _open_image(source_place, options, cache, progress=progress, stop=stop, stack=stack)
         outcome = run.run(source)
         if isinstance(source, ArchivedImage):
             source.forget()
@@ -98,6 +98,7 @@ def pull(src: str, dest: str, options: TransferOptions, progress: Progress) -> O
         connection = stack.enter_context(_connected(place, options))
         repository = Repository(connection, place.repository, may_write=False)
         run = Pull(repository, place, cache=cache, options=pull_options, progress=progress, stop=stop)
+        run.find()  # first: nothing is made here for what is not there
         if target.kind == "oci":
             run.run(Layout.create(target.path), _tag(target, place))
         else:
@@ -125,13 +126,18 @@ def _pull_archive(run: Pull, place: RemotePlace, target: LocalPlace, cache: Cach
             load(archive, stop)
 
 
-def _open_source(
-    place: LocalPlace, options: TransferOptions, cache: Cache, *, progress: Progress, stop: Stop, stack: ExitStack
-) -> ImageSource:
+def _open_layout(place: LocalPlace) -> ImageSource | None:
     if place.kind == "oci":
         return LayoutSource(Layout.open(place.path), place.tag, str(place.path))
     if place.kind == "oci-archive":
         return LayoutSource(LayoutArchive(place.path), place.tag, str(place.path))
+    return None
+
+
+def _open_image(
+    place: LocalPlace, options: TransferOptions, cache: Cache, *, progress: Progress, stop: Stop, stack: ExitStack
+) -> ImageSource:
+    """Of docker: its layers are packed."""
     path = place.path
     if place.kind == "docker-daemon":
         path = cache.layers / f"saved-{os.getpid()}.tar"

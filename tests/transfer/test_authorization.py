@@ -12,7 +12,7 @@ import pytest
 from speedy.transfer.authorization import RegistryAuthorization
 from speedy.transfer.credentials import Login, find_login
 from speedy.transfer.errors import TransferError
-from tests.clients.images import Index, layout_blobs
+from tests.clients.images import Image, Index, layout_blobs
 from tests.transfer.conftest import Client
 from tests.transfer.small_registry import Habits, SmallRegistry
 
@@ -56,7 +56,7 @@ def test_without_a_login_the_token_is_anonymous(client: Client, platforms: Index
 def test_a_token_that_ends_in_the_middle_is_replaced(client: Client, platforms: Index) -> None:
     with SmallRegistry(Habits(asks_for="bearer", token_uses=3)) as registry:
         _log_in(client, auths=_auths(registry.address))
-        client.run("push", platforms.layout, f"{registry.address}/a:v1", "--piece", "512KiB", "--jobs", "2")
+        client.run("push", platforms.layout, f"{registry.address}/a:v1", "--piece", "512KiB", "--jobs", "1")
         assert len(registry.tokens_asked) > 3
         assert len(registry.content.blobs) == len(layout_blobs(platforms.layout)) - 3
 
@@ -99,6 +99,15 @@ def test_a_wrong_password_ends_it_at_once(client: Client, platforms: Index, asks
         assert "wrong" not in done.stderr.replace("wrong password", "")
         assert registry.content.blobs == {}
         assert len(registry.requests) <= 3
+
+
+def test_a_wrong_password_is_told_before_layers_are_packed(client: Client, small: Image) -> None:
+    with SmallRegistry(Habits(asks_for="basic")) as registry:
+        _log_in(client, auths=_auths(registry.address, "wrong"))
+        done = client.run("push", small.archive, f"{registry.address}/a:v1", code=1)
+    assert "not logged in" in done.stderr
+    assert "packing" not in done.stderr
+    assert "the same command" not in done.stderr
 
 
 def test_a_login_crosses_plain_http_to_this_machine_only() -> None:

@@ -17,6 +17,8 @@ from tests.transfer.small_registry import Content, SmallRegistry, digest_of
     [
         (["push", "/none/such", "localhost:1/a"], "no such file or directory"),
         (["push", "none.tar", "localhost:1/a"], "no such file or directory"),
+        (["push", "docker-archive:none.tar", "localhost:1/a"], "no such file or directory"),
+        (["push", "oci:none:v1", "localhost:1/a"], "no such file or directory"),
         (["push", "oci:x", "oci:./y"], "is a place on this machine"),
         (["pull", "oci:./x", "localhost:1/a"], "is a place on this machine"),
         (["push", "oci:x", "localhost:port/a"], "is not HOST or HOST:PORT"),
@@ -49,12 +51,27 @@ def test_what_is_not_there_ends_with_1_and_says_so(client: Client, platforms: In
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter"]
     done = client.run("push", platforms.layout, f"{registry.address}/a:v1", "--retries", "0", code=1)
     assert "refused" in done.stderr
+    assert "the same command goes on" in done.stderr
+
+
+def test_what_cannot_be_had_leaves_nothing_and_no_hope(client: Client, platforms: Index, tmp_path: Path) -> None:
+    with SmallRegistry() as registry:
+        client.run("push", platforms.layout, f"{registry.address}/a:v1")
+        for destination in ("layout", "oci-archive:image.tar", "image.tar"):
+            kind, colon, name = destination.rpartition(":")
+            for wrong in (["a:v2"], ["a:v1", "--platform", "plan9/mips"]):
+                done = client.run(
+                    "pull", f"{registry.address}/{wrong[0]}", f"{kind}{colon}{tmp_path}/{name}", *wrong[1:], code=1
+                )
+                assert "404" in done.stderr or "there is no image for plan9/mips" in done.stderr
+                assert "the same command" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"client"}
 
 
 def test_a_name_that_does_not_exist_is_told_at_once_and_before_layers_are_packed(client: Client, small: Image) -> None:
     done = client.run("push", small.archive, "registry.invalid/a:v1", code=1)
     (line,) = done.stderr.splitlines()
-    assert line.startswith("Error: GET https://registry.invalid/v2/: ")
+    assert line.startswith("Error: HEAD https://registry.invalid/v2/a/blobs/")
     assert "trying again" not in line
     assert not any((client.cache / "speedy" / "layers").iterdir())
 
@@ -119,5 +136,4 @@ def test_a_digest_that_is_none_makes_no_file(client: Client, tmp_path: Path, dig
     with SmallRegistry(content=stored) as registry:
         done = client.run("pull", f"{registry.address}/a:v1", tmp_path / "layout", code=1)
     assert digest_of(content) in done.stderr or "not a digest" in done.stderr
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.is_relative_to(tmp_path / "layout")]
-    assert layout_blobs(tmp_path / "layout") == set()
+    assert {path.name for path in tmp_path.iterdir()} == {"client"}

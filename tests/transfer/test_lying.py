@@ -44,6 +44,9 @@ def test_what_a_lying_registry_sends_is_not_kept(
         reference = f"{registry.address}/a@{platforms.digest}"
         done = client.run("pull", reference, f"oci:{tmp_path}/layout:v1", "--retries", "0", code=1)
     assert says in done.stderr
+    if habits.manifest is not Habits().manifest:
+        assert not (tmp_path / "layout").exists()
+        return
     assert json.loads((tmp_path / "layout" / "index.json").read_text())["manifests"] == []
     assert layout_blobs(tmp_path / "layout") <= layout_blobs(platforms.layout)
 
