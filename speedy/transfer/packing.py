@@ -67,7 +67,7 @@ def write_docker_archive(layout: Layout, image: Document, path: Path, names: Seq
 def _add_layer(file: BinaryIO, name: str, content: Content, diff_id: str, stop: Stop) -> None:
     """Its size is known when it is unpacked: the header is written last."""
     start = file.tell()
-    file.write(bytes(tarfile.BLOCKSIZE))
+    file.write(_header(name, 0))
     algorithm = diff_id.partition(":")[0]
     running = hashlib.new(algorithm)
     size = 0
@@ -91,12 +91,11 @@ def _add_bytes(file: BinaryIO, name: str, content: bytes) -> None:
 
 
 def _header(name: str, size: int) -> bytes:
-    """One block, without owner and time: the same image makes the same archive."""
+    """Without owner and time: the same image makes the same archive. One block, or three for the long name of a
+    sha512: what the size is does not matter."""
     info = tarfile.TarInfo(name)
     info.size = size
-    header = info.tobuf(tarfile.GNU_FORMAT)
-    assert len(header) == tarfile.BLOCKSIZE, "the names are short"
-    return header
+    return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def _pad(file: BinaryIO, size: int) -> None:

@@ -1,14 +1,19 @@
-"""speedy.transfer.layout: what several runs on one layout do to each other."""
+"""speedy.transfer.layout: what several runs on one layout do to each other, and archives made from one."""
 
 import fcntl
+import hashlib
+import json
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
 from speedy.transfer import layout as layouts
+from speedy.transfer.documents import OCI_MANIFEST, digest_of, parse_document
 from speedy.transfer.errors import Stopped, TransferError
 from speedy.transfer.layout import Layout
+from speedy.transfer.packing import write_docker_archive, write_oci_archive
 from speedy.transfer.patience import Stop
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -54,3 +59,22 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
             raise AssertionError("two runs had one file")
         with partial.path.open("rb") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the first one holds it still
+
+
+def test_a_sha512_digest_is_no_name_too_long_for_an_archive(tmp_path: Path) -> None:
+    layer = b"layer" * 1000
+    layer_digest = f"sha512:{hashlib.sha512(layer).hexdigest()}"
+    config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [layer_digest]}}).encode()
+    layout = Layout.create(tmp_path / "layout")
+    layout.put(layer_digest, layer, Stop())
+    layout.put(digest_of(config), config, Stop())
+    layer_entry = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer_digest, "size": len(layer)}
+    config_entry = {"mediaType": "application/json", "digest": digest_of(config), "size": len(config)}
+    fields = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config_entry, "layers": [layer_entry]}
+    image = parse_document(json.dumps(fields).encode(), OCI_MANIFEST)
+    write_oci_archive(layout, [layer_digest], tmp_path / "oci.tar", Stop())
+    write_docker_archive(layout, image, tmp_path / "docker.tar", [], Stop())
+    hexadecimal = layer_digest.removeprefix("sha512:")
+    for name, member in (("oci", f"blobs/sha512/{hexadecimal}"), ("docker", f"{hexadecimal}/layer.tar")):
+        done = subprocess.run(["tar", "-xOf", tmp_path / f"{name}.tar", member], capture_output=True, check=True)
+        assert done.stdout == layer
