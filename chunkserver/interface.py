@@ -158,7 +158,8 @@ class ChunkStore(Protocol):
 
     def delete(self, fid: int) -> bool:
         """Remove a chunk durably; True if it was there. Raises StorageFull (not even that fits on
-        the disk), Unavailable (the disk failed)."""
+        the disk), Unavailable (the disk failed, or a volume cannot be read now and it cannot be recorded that the
+        chunk is not to come back with it)."""
         ...
 
     def list_chunks(self, after_fid: int = 0, limit: int = 1000) -> list[ChunkInfo]:

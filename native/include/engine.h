@@ -30,8 +30,8 @@
  * that holds something acknowledged. Validity of a needle and the reader's algorithm: src/needle.h and src/recovery.c.
  *
  * READING THEM without this program: a volume is there if v<id>.dat is and MANIFEST does not call it replaced. Of its two
- * superblocks the first valid one counts. Its chunks are the valid needles that are neither PAD nor named (fid and offset)
- * in its delete log; checkpoints only save the scan. Of two copies of a fid the one in the volume with the higher id, and
+ * superblocks the first valid one counts. Its chunks are the valid needles that are neither PAD nor named (fid and offset,
+ * or fid and offset 0) in its delete log; checkpoints only save the scan. Of two copies of a fid the one in the volume with the higher id, and
  * within a volume at the higher offset, counts: it was written over a damaged one. Nothing needs LOCK to be read.
  * tests/native/oracle.py is such a reader.
  *
@@ -291,8 +291,9 @@ int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer
 /* Describes a chunk, from memory. NOT_FOUND. */
 int engine_info(engine_store *store, uint64_t fid, engine_chunk *chunk, engine_error *error);
 
-/* Removes a chunk durably; *removed is 0 when there was none. Safe to repeat. FAILED; DISK_FULL only where the file system
- * cannot set space aside. */
+/* Removes a chunk durably; *removed is 0 when there was none. Safe to repeat. A copy in a volume that could not be read at
+ * the opening is deleted, too: it does not come back with it. FAILED, also when that cannot be recorded (the detail names
+ * the volume, and nothing is changed); DISK_FULL only where the file system cannot set space aside. */
 int engine_delete(engine_store *store, uint64_t fid, int *removed, engine_error *error);
 
 /* Up to limit (at most ENGINE_ITERATE_MAX) chunks with fid > after_fid in ascending order; *count is less than limit

@@ -1,7 +1,8 @@
 /*
  * v<id>.del: blocks of 4 KiB with up to 64 records of 64 bytes.
  *      0 u32 magic "DELE"    4 u32 CRC of bytes 8..63    8 u8[16] volume uuid   24 u64 delete seq, ascending from 1
- *     32 u64 fid            40 u64 offset of the needle  48 u32 header length   52 u32 payload length
+ *     32 u64 fid            40 u64 offset of the needle, or 0: every needle of this fid in the volume is dead
+ *     48 u32 header length  52 u32 payload length
  *     56 u64 Unix time, µs
  * Reader: every 64 bytes; all-zero slots are unused, invalid ones are counted and skipped. Records do not depend on each
  * other: a valid record always counts, also from a group that was never acknowledged, and may stand there twice.
@@ -279,7 +280,7 @@ void delete_set_free(struct delete_set *set)
     memset(set, 0, sizeof *set);
 }
 
-const struct delete_record *delete_set_find(const struct delete_set *set, uint64_t offset, uint64_t fid)
+static const struct delete_record *find(const struct delete_set *set, uint64_t offset, uint64_t fid)
 {
     size_t low = 0;
     size_t high = set->count;
@@ -294,6 +295,19 @@ const struct delete_record *delete_set_find(const struct delete_set *set, uint64
     if (low < set->count && set->records[low].offset == offset && set->records[low].fid == fid)
         return &set->records[low];
     return NULL;
+}
+
+bool delete_set_has_everywhere(const struct delete_set *set)
+{
+    return set->count > 0 && set->records[0].offset == 0;
+}
+
+const struct delete_record *delete_set_find(const struct delete_set *set, uint64_t offset, uint64_t fid)
+{
+    const struct delete_record *record = find(set, offset, fid);
+    if (record == NULL && delete_set_has_everywhere(set))
+        record = find(set, 0, fid);
+    return record;
 }
 
 /* delete_lock is held. Sets space aside up to end. */

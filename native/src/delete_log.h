@@ -6,7 +6,7 @@
 
 struct delete_record {
     uint64_t fid;
-    uint64_t offset; /* of the needle: a fid may live again elsewhere, a place is used once */
+    uint64_t offset; /* of the needle: a fid may live again elsewhere, a place is used once; 0: of all of this fid */
     uint64_t delete_seq;
     uint32_t header_length;
     uint32_t payload_length;
@@ -22,8 +22,10 @@ struct delete_set {
  * be read. */
 int delete_log_load(struct volume *volume, struct delete_set *set, engine_error *error);
 void delete_set_free(struct delete_set *set);
-/* The record of the needle at this offset, or NULL. */
+/* The record that the needle of this fid at this offset is dead, or NULL. */
 const struct delete_record *delete_set_find(const struct delete_set *set, uint64_t offset, uint64_t fid);
+/* Whether there is a record for every needle of a fid, wherever it lies (offset 0). */
+bool delete_set_has_everywhere(const struct delete_set *set);
 
 /* Sets space aside on the disk, so that so many records can be appended without asking for more. DISK_FULL or FAILED
  * with nothing lost; volume->delete_lacking then reminds of it. */

@@ -18,6 +18,7 @@ struct delete_request {
     struct chunk_place place;
     struct delete_record record;
     bool superseded; /* place is not in the index any more: only record it */
+    bool unknown;    /* there is no place: it may be in a volume that cannot be read */
     bool removed;
     bool done;
     int status;
@@ -41,6 +42,8 @@ static bool is_due(engine_store *store, const struct delete_request *request)
 {
     struct chunk_place now;
     const struct chunk_place *place = &request->place;
+    if (request->status != ENGINE_OK || request->unknown)
+        return false;
     return request->superseded || (chunk_index_get(store->index, place->fid, &now, NULL, NULL) &&
                                    now.slot == place->slot && now.offset == place->offset);
 }
@@ -102,6 +105,24 @@ static int by_place(const void *left, const void *right)
     return a->place.offset < b->place.offset ? -1 : a->place.offset > b->place.offset;
 }
 
+/* A chunk that is in the index may have an older copy there, too. */
+static void record_unreadable(engine_store *store, struct delete_request **round, size_t count)
+{
+    uint64_t fids[ROUND_MAX];
+    size_t fid_count = 0;
+    engine_error error;
+    (void)no_failure(&error);
+    for (size_t i = 0; i < count; i++)
+        if (!round[i]->superseded)
+            fids[fid_count++] = round[i]->place.fid;
+    int status = unreadable_record(store, fids, fid_count, &error);
+    for (size_t i = 0; i < count && status != ENGINE_OK; i++)
+        if (!round[i]->superseded) {
+            round[i]->status = status;
+            round[i]->error = error;
+        }
+}
+
 static void lead_round(engine_store *store, struct delete_request *first)
 {
     struct delete_request *round[ROUND_MAX];
@@ -109,6 +130,8 @@ static void lead_round(engine_store *store, struct delete_request *first)
     for (struct delete_request *request = first; request != NULL; request = request->next)
         round[count++] = request;
     qsort(round, count, sizeof round[0], by_place);
+    if (store->unreadable_count > 0)
+        record_unreadable(store, round, count);
     for (size_t start = 0; start < count;) {
         size_t end = start + 1;
         while (end < count && round[end]->place.slot == round[start]->place.slot)
@@ -244,8 +267,11 @@ int deletes_remove(engine_store *store, uint64_t fid, int *removed, engine_error
     for (int chase = 0; chase < CHASES_MAX; chase++) {
         struct delete_request request;
         memset(&request, 0, sizeof request);
-        if (!chunk_index_get(store->index, fid, &request.place, NULL, NULL))
+        request.unknown = !chunk_index_get(store->index, fid, &request.place, NULL, NULL);
+        if (request.unknown && (fid == 0 || store->unreadable_count == 0))
             return ENGINE_OK;
+        if (request.unknown)
+            request.place = (struct chunk_place){.fid = fid};
         /* After the place was found: a repair that is not seen here had not published, or was over. */
         status = wait_for_repairs(store, fid, &waited, error);
         if (status != ENGINE_OK)
@@ -257,8 +283,8 @@ int deletes_remove(engine_store *store, uint64_t fid, int *removed, engine_error
             *error = request.error;
             return request.status;
         }
-        if (request.removed) {
-            *removed = 1;
+        if (request.removed || request.unknown) {
+            *removed = request.removed;
             return ENGINE_OK;
         }
         /* Someone else deleted it, or a repair moved it: look again. */

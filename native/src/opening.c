@@ -75,6 +75,8 @@ static void queue_punches(struct volume *volume, const struct delete_set *delete
 {
     for (size_t i = 0; i < deleted->count; i++) {
         const struct delete_record *record = &deleted->records[i];
+        if (record->offset == 0)
+            continue; /* it may never have been here */
         if (record->fid > volume->fid_max)
             volume->fid_max = record->fid;
         /* Nothing is punched in such a volume, so nothing about it has changed. */
@@ -132,6 +134,8 @@ static int read_needles(engine_store *store, struct volume *volume, const struct
         volume->next_seq = recovery.next_seq;
         volume->pad_bytes += recovery.pad_bytes;
         status = index_recovered(store, volume, &recovery, losers, error);
+        if (status == ENGINE_OK && recovery.unread)
+            status = unreadable_note(store, volume, error);
     }
     if (status == ENGINE_OK && quarantined)
         status = quarantine(store, volume, row);
@@ -173,11 +177,10 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
     if (status != ENGINE_OK) {
         /* Without its delete log a volume would bring deleted chunks back: rather none of it until the next open. */
         delete_set_free(&deleted);
+        if (status != ENGINE_NO_MEMORY && status != ENGINE_BUSY)
+            return unreadable_keep(store, volume, row, status == ENGINE_MISMATCH, error);
         volume_free(volume);
-        if (status == ENGINE_NO_MEMORY || status == ENGINE_BUSY)
-            return status; /* the volume may be good: a store without it would deny what it has */
-        store->volumes_unreadable++;
-        return ENGINE_OK;
+        return status; /* the volume may be good: a store without it would deny what it has */
     }
     store->damaged_records += deleted.damaged_records;
     if (row == NULL && !store->options.read_only) {
@@ -200,6 +203,9 @@ static int read_volume(engine_store *store, uint32_t id, struct loser_list *lose
     } else if (row->sealed) {
         volume->state = VOLUME_SEALED;
     }
+    /* A record without a place is about what was there before: nothing may follow. */
+    if (volume->state == VOLUME_STANDBY && delete_set_has_everywhere(&deleted))
+        volume->state = VOLUME_CLOSING;
     volume->fid_max = row != NULL ? row->fid_max : 0;
     status = read_needles(store, volume, row, short_file, &deleted, losers, error);
     if (status == ENGINE_OK) {
@@ -263,11 +269,17 @@ static int read_all(engine_store *store, const struct directory_listing *listing
     (void)chunk_index_expect(store->index, expected);
     for (size_t i = 0; i < listing->volumes.count && status == ENGINE_OK; i++)
         status = read_volume(store, listing->volumes.ids[i], &losers, error);
-    for (size_t i = 0; i < store->manifest.count; i++) {
-        const struct manifest_volume *row = &store->manifest.volumes[i];
-        see_id(store, row->id);
-        if (!row->replaced && !row->withdrawn && !id_list_has(&listing->volumes, row->id))
-            store->volumes_unreadable++; /* MANIFEST knows a volume whose file is gone */
+    for (size_t i = 0; i < store->manifest.count && status == ENGINE_OK; i++) {
+        const struct manifest_volume row = store->manifest.volumes[i];
+        see_id(store, row.id);
+        if (row.replaced || row.withdrawn || id_list_has(&listing->volumes, row.id))
+            continue;
+        /* MANIFEST knows a volume whose file is gone. */
+        struct volume *volume = volume_new(store->io, store->directory, row.id);
+        if (volume == NULL)
+            status = failure(error, ENGINE_NO_MEMORY, 0, "no memory for a volume");
+        else
+            status = unreadable_keep(store, volume, &row, false, error);
     }
     /* No file of another life, not even one that could not be removed, may lie where a new volume's will. */
     const struct id_list *const lists[] = {&listing->volumes, &listing->prepared, &listing->beside};

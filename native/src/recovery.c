@@ -245,7 +245,8 @@ int recovery_scan(struct volume *volume, uint64_t start, uint64_t first_seq, uin
     int status = collect(&window, start, first_seq, verify, deleted, recovery, error);
     if (status == ENGINE_OK)
         status = judge(start, first_seq, recovery, error);
-    if (window.read_errors > 0)
+    recovery->unread = window.read_errors > 0;
+    if (recovery->unread)
         recovery->lost = true;
     /* A dead needle was durable before its delete record was. If it is gone, so may be others around it. */
     if (status == ENGINE_OK && deleted->count > 0 && deleted->records[deleted->count - 1].offset >= recovery->tail)

@@ -31,6 +31,7 @@ struct recovery {
     uint64_t next_seq;
     uint64_t pad_bytes; /* alignment, PADs and holes between start and tail */
     bool lost;          /* acknowledged bytes are provably missing, or bytes could not be read */
+    bool unread;        /* the latter: what is there may be readable later */
 };
 
 /*

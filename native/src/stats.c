@@ -75,8 +75,8 @@ int stats_fill(engine_store *store, engine_stats *stats, engine_error *error)
     stats->reserve_bytes = space.reserve_bytes;
     stats->free_bytes += space.usable_bytes;
     stats->total_bytes = stats->allocated_bytes - stats->punched_bytes + space.usable_bytes;
-    stats->volumes += store->volumes_unreadable;
-    stats->volumes_quarantined += store->volumes_unreadable;
+    stats->volumes += unreadable_count(store);
+    stats->volumes_quarantined += unreadable_count(store);
     stats->unknown_files = store->unknown_files;
     stats->damaged_records = store->damaged_records;
     stats->index_bytes = chunk_index_bytes(store->index);

@@ -93,6 +93,7 @@ static void release_files(engine_store *store)
 static void free_store(engine_store *store)
 {
     release_files(store);
+    unreadable_free(store);
     volumes_free(store);
     free(store->listing.fids);
     free(store->verifying.places);

@@ -212,7 +212,8 @@ struct engine_store {
     atomic_uint_fast64_t replaced_fid_max; /* of volumes that were removed */
     uint32_t unknown_files;
     uint32_t damaged_records;
-    uint32_t volumes_unreadable;  /* in the MANIFEST or the directory, but without a usable file */
+    struct volume **unreadable; /* unreadable.c; fixed once the store is open */
+    uint32_t unreadable_count;
 };
 
 /* As engine_open, on a table of the caller's, who keeps it alive until engine_free. */
@@ -326,6 +327,19 @@ void deletes_hold(engine_store *store);
 void deletes_resume(engine_store *store);
 /* From now on deletes are refused: one of them might not last. */
 void deletes_block(engine_store *store);
+
+/* unreadable.c */
+/* Takes the volume, which has no place in the table; row may be NULL; newer: of a format that is to be left alone. */
+int unreadable_keep(engine_store *store, struct volume *volume, const struct manifest_volume *row, bool newer,
+                    engine_error *error);
+/* Notes a volume of the table of which a part could not be read. */
+int unreadable_note(engine_store *store, struct volume *volume, engine_error *error);
+/* Those without a place in the table. */
+uint32_t unreadable_count(const engine_store *store);
+/* Before the table goes. */
+void unreadable_free(engine_store *store);
+/* Makes durable that these chunks are deleted in whichever volume cannot be read now. FAILED: it cannot be recorded. */
+int unreadable_record(engine_store *store, const uint64_t *fids, size_t count, engine_error *error);
 
 /* compactor.c */
 int compactor_start(engine_store *store, engine_error *error);

@@ -17,6 +17,7 @@ ALIGNMENT = 64
 HEADER_MIN, HEADER_MAX, HEADER_FIXED = 128, 8192, 96
 CHUNK_BYTES_MAX = 64 << 20
 PAD, TOMBSTONE = 1, 2
+EVERYWHERE = 0  # as an offset in a delete log: every needle of the fid
 CREATE, SEAL, FAIL, QUARANTINE, REPLACE, COMPACT, WITHDRAW = 1, 2, 3, 4, 5, 6, 7
 
 
@@ -145,7 +146,7 @@ def read_store(directory: Path) -> Store:
             if needle.flags & (PAD | TOMBSTONE):
                 continue
             fid_max = max(fid_max, needle.fid)
-            if (needle.fid, needle.offset) not in volume.deleted:
+            if not volume.deleted & {(needle.fid, needle.offset), (needle.fid, EVERYWHERE)}:
                 live[needle.fid] = (number, needle)  # of two copies, the later one was written over a damaged one
     return Store(cluster_id, disk_id, volumes, events, live, unreadable, damaged, fid_max)
 
@@ -297,8 +298,10 @@ def _read_delete_log(volume: Volume, path: Path) -> None:
         if slot[:4] != b"DELE" or _u32(slot, 4) != crc32c(slot[8:]) or slot[8:24] != volume.uuid:
             volume.damaged_records += 1
             continue
-        volume.deleted.add((_u64(slot, 32), _u64(slot, 40)))
-        volume.delete_fid_max = max(volume.delete_fid_max, _u64(slot, 32))
+        fid, offset = _u64(slot, 32), _u64(slot, 40)
+        volume.deleted.add((fid, offset))
+        if offset != EVERYWHERE:  # such a record may be about a chunk that was never here
+            volume.delete_fid_max = max(volume.delete_fid_max, fid)
 
 
 def _read_checkpoint(volume: Volume, path: Path) -> Checkpoint | None:

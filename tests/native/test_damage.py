@@ -11,8 +11,9 @@ import pytest
 
 from native.checksum import crc32c
 from native.engine import Engine
-from native.errors import ChunkCorrupt, ChunkNotFound, StoreMismatch
+from native.errors import ChunkCorrupt, ChunkNotFound, StoreFailed, StoreMismatch
 
+from . import oracle
 from .conftest import MIB, OpenStore
 
 HEADER_FIXED = 96
@@ -93,6 +94,78 @@ def test_any_flipped_bit_of_a_volume_harms_only_its_own_chunk(
                 shutil.copyfile(path, fast_directory / path.name)
     finally:
         shutil.rmtree(saved)
+
+
+@pytest.fixture
+def hidden_volume(open_store: OpenStore, fast_directory: Path) -> Path:
+    """Chunks 1 and 2 are in a volume that cannot be opened for now: where its file waits."""
+    engine = open_store()
+    put(engine, 1, b"one")
+    put(engine, 2, b"two")
+    engine.close()
+    waiting = fast_directory.with_name(fast_directory.name + "-volume")
+    shutil.move(fast_directory / "v00000001.dat", waiting)
+    return waiting
+
+
+def test_what_is_deleted_while_its_volume_cannot_be_opened_stays_deleted(
+    open_store: OpenStore, fast_directory: Path, hidden_volume: Path
+) -> None:
+    engine = open_store()
+    assert engine.stat().volumes_quarantined == 1
+    assert not engine.delete(1)
+    assert not engine.delete(1 << 62)  # never was there
+    put(engine, 2, b"two")  # by a repair: an older copy is in the volume
+    assert engine.delete(2)
+    put(engine, 1, b"one again")
+    engine.close()
+    shutil.move(hidden_volume, fast_directory / "v00000001.dat")
+    drop_checkpoints(fast_directory)
+    for _ in range(2):
+        engine = open_store()
+        assert (get(engine, 1), get(engine, 2)) == (b"one again", None)
+        assert engine.stat().volumes_quarantined == 0
+        assert engine.stat().fid_max == 2
+        assert accounted(engine)
+        engine.close()
+        live = oracle.read_store(fast_directory).live
+        assert live.keys() == {1}
+        assert live[1][1].payload == b"one again"
+
+
+def test_a_chunk_that_is_put_again_after_such_a_delete_stays(
+    open_store: OpenStore, fast_directory: Path, hidden_volume: Path
+) -> None:
+    engine = open_store()
+    assert not engine.delete(1)
+    engine.close()
+    shutil.move(hidden_volume, fast_directory / "v00000001.dat")
+    for _ in range(2):
+        engine = open_store()
+        put(engine, 1, b"one again")
+        assert get(engine, 1) == b"one again"
+        assert engine.info(1).volume != 1  # where the record is about all needles of the fid
+        engine.close()
+
+
+def test_a_delete_that_could_be_undone_by_a_volume_that_comes_back_is_refused(
+    open_store: OpenStore, fast_directory: Path, hidden_volume: Path
+) -> None:
+    (fast_directory / "v00000001.del").unlink()
+    (fast_directory / "v00000001.del").mkdir()
+    engine = open_store()
+    put(engine, 2, b"two")
+    for fid in (1, 2):
+        with pytest.raises(StoreFailed, match="volume 1 cannot be read"):
+            engine.delete(fid)
+    assert get(engine, 2) == b"two"
+    engine.close()
+    (fast_directory / "v00000001.del").rmdir()
+    shutil.move(hidden_volume, fast_directory / "v00000001.dat")
+    engine = open_store()
+    assert (get(engine, 1), get(engine, 2)) == (b"one", b"two")
+    assert engine.delete(1)
+    engine.close()
 
 
 def damage_nothing(path: Path) -> None:

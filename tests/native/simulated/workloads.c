@@ -59,7 +59,7 @@ static bool put_fid(struct run *run, uint64_t fid)
     return status == ENGINE_OK;
 }
 
-/* A volume could not be opened: what is in it is missed, and comes back with it, also what was deleted meanwhile. */
+/* A volume could not be opened: what is in it is missed, and comes back with it. */
 static bool hides_something(struct run *run)
 {
     engine_stats stats;
@@ -76,7 +76,7 @@ static bool delete_fid(struct run *run, uint64_t fid)
     uint64_t position = sim_disk_position(run->disk);
     CHECK(status != ENGINE_OK || removed || hides_something(run));
     CHECK(status == ENGINE_OK || sim_disk_fired(run->disk)); /* a full disk is no reason */
-    ledger_end(run->ledger, entry, position, status == ENGINE_OK && !hides_something(run));
+    ledger_end(run->ledger, entry, position, status == ENGINE_OK);
     return status == ENGINE_OK;
 }
 
