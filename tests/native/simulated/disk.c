@@ -250,10 +250,17 @@ bool sim_disk_read(struct sim_disk *disk, const char *name, uint64_t offset, voi
     return true;
 }
 
+void names_visit(const struct names *names, io_list_visitor visit, void *argument)
+{
+    for (size_t i = 0; i < names->count; i++)
+        visit(argument, names->entries[i].name);
+}
+
 void sim_disk_list(struct sim_disk *disk, io_list_visitor visit, void *argument)
 {
-    for (size_t i = 0; i < disk->cache.count; i++)
-        visit(argument, disk->cache.entries[i].name);
+    pthread_mutex_lock(&disk->lock);
+    names_visit(&disk->cache, visit, argument);
+    pthread_mutex_unlock(&disk->lock);
 }
 
 void sim_disk_remove(struct sim_disk *disk, const char *name)

@@ -61,6 +61,7 @@ bool sim_disk_is_held(struct sim_disk *disk);
 
 /* For the one who checks: files by name, without being recorded. read: false when there is no such file. */
 bool sim_disk_read(struct sim_disk *disk, const char *name, uint64_t offset, void *bytes, size_t length, uint64_t *size);
+/* Also while a store is open; visit does not touch the disk. */
 void sim_disk_list(struct sim_disk *disk, io_list_visitor visit, void *argument);
 void sim_disk_remove(struct sim_disk *disk, const char *name);
 /* Changes the file, on the disk and in what is read. */

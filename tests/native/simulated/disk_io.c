@@ -342,7 +342,7 @@ static int sim_list(void *context, int directory, io_list_visitor visit, void *a
     CHECK(file_of(disk, directory) == DIRECTORY);
     int reason = decide(disk, CALL_OTHER);
     if (reason == 0)
-        sim_disk_list(disk, visit, argument);
+        names_visit(&disk->cache, visit, argument);
     pthread_mutex_unlock(&disk->lock);
     return reason ? failed(reason) : 0;
 }

@@ -93,6 +93,7 @@ struct sim_disk {
 uint32_t names_find(const struct names *names, const char *name);
 void names_set(struct names *names, const char *name, uint32_t file);
 void names_remove(struct names *names, const char *name);
+void names_visit(const struct names *names, io_list_visitor visit, void *argument);
 
 /* Changes the disk as the change says and remembers it as pending; the change must outlive the disk. */
 void disk_apply(struct sim_disk *disk, const struct change *change);

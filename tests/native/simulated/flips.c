@@ -63,14 +63,23 @@ static int owner_of(const struct flips *flips, uint64_t at)
     return -1;
 }
 
-/* A whole chunk is compared with the index's CRC: a damaged header harms only the reading of a part. */
+static uint64_t scrubbed_damage(engine_store *store)
+{
+    engine_scrub told;
+    engine_error error;
+    CHECK(engine_scrub_start(store, &error) == ENGINE_OK);
+    do
+        CHECK(engine_scrub_step(store, 1 << 20, 0, &told, &error) == ENGINE_OK);
+    while (told.active);
+    return told.damaged;
+}
+
+/* A whole chunk is compared with the index's CRC: a damaged header is the scrub's to find. */
 static bool harm_is_seen(const struct flips *flips, engine_store *store, uint64_t fid)
 {
-    uint8_t byte;
-    engine_error error;
     int status = contents_get(flips->contents, store, fid);
     if (status == ENGINE_OK)
-        status = engine_read(store, fid, 1, &byte, 1, &error);
+        return scrubbed_damage(store) == 1;
     return status == ENGINE_CORRUPT || status == ENGINE_NOT_FOUND;
 }
 
