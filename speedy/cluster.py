@@ -26,6 +26,7 @@ from wire.auth import ClusterKey
 from wire.errors import Conflict, Unavailable
 
 READY_TIMEOUT_S = 60.0
+WRITABLE_WAIT_S = 10.0
 STOP_TIMEOUT_S = 35.0  # longer than a room's graceful stop
 _PROBE_TIMEOUT_S = 5.0
 _ANSWER_BYTES_MAX = 64 * 1024
@@ -85,6 +86,7 @@ class LocalCluster:
             self._wait_ready((*plan.of("chunkmaster"), *plan.of("chunkserver")), deadline_s)
             self._add_groups(plan)
             self._wait_ready(plan.processes, deadline_s)
+            self._wait_writable(plan.of("registry"), min(deadline_s, time.monotonic() + WRITABLE_WAIT_S))
         return plan
 
     def add_group(self, *, timeout_s: float = READY_TIMEOUT_S) -> int:
@@ -236,6 +238,12 @@ class LocalCluster:
                 raise ClusterFailed(self._told([waiting[name] for name in dead or waiting], reasons))
             if waiting:
                 time.sleep(_POLL_S)
+
+    def _wait_writable(self, registries: Sequence[Process], deadline_s: float) -> None:
+        """Until all take pushes: right after the start they have yet to hear of the groups. What refuses writes for
+        longer, a full disk for one, is told by `status` and is no reason against a cluster that serves."""
+        while any(self._state(registry).reason for registry in registries) and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
 
     def _told(self, failed: Sequence[Process], reasons: dict[str, str]) -> str:
         parts = []

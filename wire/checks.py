@@ -8,9 +8,13 @@ from collections.abc import Callable
 
 from wire.errors import InternalError, SpeedyError, StorageFull, Unavailable
 
+#: how long a failure is told without asking again: what is back is not refused for longer
+FAILURE_KEEP_S = 0.1
+
 
 class CachedCheck:
-    """Calls `check` at most every `keep_s` seconds and answers with its last outcome in between.
+    """Calls `check` at most every `keep_s` seconds and answers with its last outcome in between; after a failure, at
+    most every FAILURE_KEEP_S.
 
     While one caller waits for `check`, the others get the outcome before it: what is slow must not line them up. Before
     the first outcome they pass. With `late_s` the outcome before counts only until a check has gone on for so long:
@@ -41,7 +45,8 @@ class CachedCheck:
     def __call__(self) -> None:
         """Return, or raise the error that `check` raised."""
         with self._answered:
-            fresh = self._asked_s is not None and self._clock() - self._asked_s < self._keep_s
+            keep_s = self._keep_s if self._failure is None else min(self._keep_s, FAILURE_KEEP_S)
+            fresh = self._asked_s is not None and self._clock() - self._asked_s < keep_s
             ask = not fresh and self._asking_since_s is None
             if ask:
                 self._asking_since_s = self._clock()

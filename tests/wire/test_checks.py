@@ -22,7 +22,7 @@ class _Clock:
         return self.now_s
 
 
-def test_a_check_is_made_once_in_a_while_and_its_failure_is_kept_as_long() -> None:
+def test_a_check_is_made_once_in_a_while_and_its_failure_is_kept_for_a_moment() -> None:
     clock = _Clock()
     asked: list[float] = []
     full = True
@@ -37,10 +37,14 @@ def test_a_check_is_made_once_in_a_while_and_its_failure_is_kept_as_long() -> No
         with pytest.raises(StorageFull):
             cached()
     full = False
-    clock.now_s = 1.5
+    clock.now_s = 0.15  # who was refused a moment ago is not refused for a second
     cached()
+    clock.now_s = 1.1
     cached()
-    assert asked == [0.0, 1.5]
+    assert asked == [0.0, 0.15]
+    clock.now_s = 1.2
+    cached()
+    assert asked == [0.0, 0.15, 1.2]
 
 
 def test_nobody_waits_for_a_check_that_hangs() -> None:
