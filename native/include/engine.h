@@ -276,7 +276,8 @@ int engine_open(const char *directory, const engine_options *options, engine_sto
 
 /* Stores a chunk and returns when it is durable. payload is read until the call returns, never after, never copied.
  * Safe to repeat: a fid that already holds these bytes answers OK after they were read back and verified; if the stored
- * copy is damaged this one replaces it. EXISTS, CHECKSUM, BUSY, DISK_FULL, FAILED, RANGE (too long), INVALID. */
+ * copy is damaged this one replaces it. EXISTS, CHECKSUM, BUSY, DISK_FULL, FAILED (also when a delete of this fid failed
+ * and may yet hold), RANGE (too long), INVALID. */
 int engine_put(engine_store *store, uint64_t fid, const void *payload, size_t length, uint32_t crc32c,
                engine_error *error);
 

@@ -384,6 +384,7 @@ static int write_blocks(struct volume *volume, int file, const uint8_t *slots, u
         failed = io_write(io, file, slots + first * BLOCK_BYTES, (size_t)(blocks - first) * BLOCK_BYTES,
                           volume->delete_end * BLOCK_BYTES);
     if (failed != 0) {
+        volume->delete_in_doubt = true;
         int status = failure_os(error, errno, "volume %u: cannot write delete records", (unsigned)volume->id);
         volume->delete_failed = status != ENGINE_DISK_FULL;
         return status;
@@ -391,10 +392,19 @@ static int write_blocks(struct volume *volume, int file, const uint8_t *slots, u
     if (io->fdatasync(io->context, file) != 0 ||
         (!volume->delete_named && io->fsync(io->context, volume->directory) != 0)) {
         volume->delete_failed = true;
+        volume->delete_in_doubt = true;
         return failure(error, ENGINE_FAILED, errno, "volume %u: cannot sync delete records", (unsigned)volume->id);
     }
     volume->delete_named = true;
     return ENGINE_OK;
+}
+
+bool delete_log_is_in_doubt(struct volume *volume)
+{
+    pthread_mutex_lock(&volume->delete_lock);
+    bool in_doubt = volume->delete_in_doubt;
+    pthread_mutex_unlock(&volume->delete_lock);
+    return in_doubt;
 }
 
 int delete_log_append(struct volume *volume, struct delete_record *records, size_t count, engine_error *error)
@@ -407,6 +417,7 @@ int delete_log_append(struct volume *volume, struct delete_record *records, size
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for delete records");
     volume_name(name, volume->id, ".del");
     pthread_mutex_lock(&volume->delete_lock);
+    volume->delete_in_doubt = false;
     if (volume->delete_failed) {
         status = failure(error, ENGINE_FAILED, 0, "%s failed before and takes no records", name);
         goto cleanup;

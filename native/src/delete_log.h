@@ -24,6 +24,8 @@ int delete_log_load(struct volume *volume, struct delete_set *set, engine_error 
 void delete_set_free(struct delete_set *set);
 /* The record that the needle of this fid at this offset is dead, or NULL. */
 const struct delete_record *delete_set_find(const struct delete_set *set, uint64_t offset, uint64_t fid);
+/* Whether the last append failed in a way that leaves open if its records are on the disk. */
+bool delete_log_is_in_doubt(struct volume *volume);
 /* Whether there is a record for every needle of a fid, wherever it lies (offset 0). */
 bool delete_set_has_everywhere(const struct delete_set *set);
 

@@ -48,6 +48,43 @@ static bool is_due(engine_store *store, const struct delete_request *request)
                                    now.slot == place->slot && now.offset == place->offset);
 }
 
+/* deletes.lock is held. */
+static size_t find_doubted(const struct delete_queue *queue, uint64_t fid)
+{
+    size_t at = 0;
+    while (at < queue->doubted_count && queue->doubted[at] != fid)
+        at++;
+    return at;
+}
+
+/* A delete of this chunk has ended; doubted: nobody knows how. */
+static void note(engine_store *store, uint64_t fid, bool doubted)
+{
+    struct delete_queue *queue = &store->deletes;
+    pthread_mutex_lock(&queue->lock);
+    size_t at = find_doubted(queue, fid);
+    if (doubted && at == queue->doubted_count) {
+        uint64_t *fids = realloc(queue->doubted, (at + 1) * sizeof *fids);
+        if (fids == NULL) {
+            queue->all_doubted = true;
+        } else {
+            queue->doubted = fids;
+            queue->doubted[queue->doubted_count++] = fid;
+        }
+    } else if (!doubted && at < queue->doubted_count) {
+        queue->doubted[at] = queue->doubted[--queue->doubted_count];
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+bool deletes_doubt(engine_store *store, uint64_t fid)
+{
+    pthread_mutex_lock(&store->deletes.lock);
+    bool doubted = store->deletes.all_doubted || find_doubted(&store->deletes, fid) < store->deletes.doubted_count;
+    pthread_mutex_unlock(&store->deletes.lock);
+    return doubted;
+}
+
 /* All requests are for one volume, those for the same needle behind each other. */
 static void record_group(engine_store *store, struct delete_request **group, size_t count)
 {
@@ -78,11 +115,15 @@ static void record_group(engine_store *store, struct delete_request **group, siz
         return;
     /* A durable record of a needle that is not durable would look like lost data after a crash. */
     int status = volumes_sync(store, volume, next_seq, &error);
-    if (status == ENGINE_OK)
+    bool appended = status == ENGINE_OK;
+    if (appended)
         status = delete_log_append(volume, records, count, &error);
+    bool doubted = appended && status != ENGINE_OK && delete_log_is_in_doubt(volume);
     for (size_t i = 0; i < count; i++) {
         struct delete_request *request = group[i];
         struct chunk_place place = request->place;
+        if (!request->superseded && (doubted || status == ENGINE_OK))
+            note(store, place.fid, doubted);
         request->status = status;
         request->error = error;
         if (status != ENGINE_OK)

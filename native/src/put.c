@@ -65,6 +65,9 @@ static int put_again(engine_store *store, struct put *put, bool *repair, engine_
     }
     if (place.length != put->length || place.crc32c != put->crc32c)
         return failure(error, ENGINE_EXISTS, 0, "chunk %" PRIu64 " exists with other bytes", put->fid);
+    /* It may be gone after the next opening, so it is not promised once more. */
+    if (deletes_doubt(store, put->fid))
+        return failure(error, ENGINE_FAILED, 0, "a delete of chunk %" PRIu64 " failed and may yet hold", put->fid);
     int status = reader_verify(store, put->fid, error);
     if (status == ENGINE_CORRUPT || status == ENGINE_NOT_FOUND) {
         *repair = true;

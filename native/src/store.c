@@ -96,6 +96,7 @@ static void free_store(engine_store *store)
     unreadable_free(store);
     volumes_free(store);
     free(store->listing.fids);
+    free(store->deletes.doubted);
     free(store->verifying.places);
     reader_free_scratch(store);
     chunk_index_free(store->index);

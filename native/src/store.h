@@ -120,6 +120,10 @@ struct delete_queue {
     unsigned holds; /* under way or wanted: nobody else begins to work */
     bool blocked; /* a superseded needle could not be recorded as dead: a delete might bring it back */
     struct repair *repairs; /* under way; few */
+    /* Deletes that failed and may hold all the same after the next opening: such a chunk is not acknowledged again. */
+    uint64_t *doubted; /* fids; owned */
+    size_t doubted_count;
+    bool all_doubted; /* there was no memory to keep them apart */
 };
 
 struct keeper {
@@ -325,6 +329,8 @@ void deletes_repair_ends(engine_store *store, struct repair *repair);
 /* Around a change of which volumes count: the deletes under way end first, and those that come meanwhile wait. */
 void deletes_hold(engine_store *store);
 void deletes_resume(engine_store *store);
+/* True when a delete of this chunk failed and may turn out to have happened. */
+bool deletes_doubt(engine_store *store, uint64_t fid);
 /* From now on deletes are refused: one of them might not last. */
 void deletes_block(engine_store *store);
 

@@ -95,6 +95,7 @@ struct volume {
     bool delete_named;   /* the file's name is durable */
     bool delete_lacking; /* less is set aside than was asked for */
     bool delete_failed;
+    bool delete_in_doubt; /* the last append failed, but its records may be on the disk */
 };
 
 void volume_name(char name[VOLUME_NAME_BYTES], uint32_t id, const char *suffix);

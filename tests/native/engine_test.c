@@ -131,6 +131,7 @@ int main(int count, char **arguments)
         {"repair", test_repair},
         {"appenders", test_appenders},
         {"leading", test_leading},
+        {"doubted_deletes", test_doubted_deletes},
         {"large_faults", test_large_faults},
         {"sharing", test_sharing},
         {"small_disk", test_small_disk},

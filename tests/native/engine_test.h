@@ -59,6 +59,7 @@ void test_full_disk(const struct test *test);
 void test_repair(const struct test *test);
 void test_appenders(const struct test *test);
 void test_leading(const struct test *test);
+void test_doubted_deletes(const struct test *test);
 void test_large_faults(const struct test *test);
 void test_sharing(const struct test *test);
 void test_small_disk(const struct test *test);

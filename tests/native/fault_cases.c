@@ -148,3 +148,37 @@ void test_primitive(const struct test *test)
     engine_free(store);
     fault_io_free(fault);
 }
+
+/* A delete that failed may have reached the disk: whoever then stores the chunk again, in the same process, is told OK
+ * only if it is there after the next opening. */
+void test_doubted_deletes(const struct test *test)
+{
+    static const enum fault_kind kinds[] = {FAULT_EIO_ONCE, FAULT_ENOSPC_ONCE, FAULT_SYNC_ONCE};
+    engine_options options = options_of();
+    unsigned refused = 0;
+    for (size_t kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++)
+        for (uint64_t call = 1; call <= 20; call++) {
+            enum known known[CHUNKS + 1] = {NEVER};
+            struct fault_io *fault = fault_io_new();
+            engine_store *store;
+            engine_error error;
+            int removed;
+            empty_directory(test->directory);
+            CHECK(store_open_on(fault_io_table(fault), test->directory, &options, &store, &error) == ENGINE_OK);
+            for (uint64_t fid = 1; fid <= 3; fid++) {
+                CHECK(put(store, fid, &error) == ENGINE_OK);
+                known[fid] = STORED;
+            }
+            fault_io_arm(fault, kinds[kind], call);
+            int deleted = engine_delete(store, 2, &removed, &error);
+            fault_io_disarm(fault);
+            known[2] = put(store, 2, &error) == ENGINE_OK ? STORED : MAYBE;
+            if (deleted != ENGINE_OK && known[2] == MAYBE)
+                refused++;
+            (void)engine_close(store, &error);
+            engine_free(store);
+            fault_io_free(fault);
+            check_after_fault(test->directory, known);
+        }
+    CHECK(refused > 0);
+}

@@ -28,7 +28,7 @@ CASES = {
     "address": [
         *THREADED,
         *("no_descriptors", "full_while_opening", "no_ids"),
-        *("index", "faults", "crashes", "open_faults", "fail_stop", "primitive", "scrub_faults"),
+        *("index", "faults", "crashes", "doubted_deletes", "open_faults", "fail_stop", "primitive", "scrub_faults"),
         *("compaction_damage", "compaction_faults", "compaction_crashes", "compaction_open_faults"),
     ],
     "thread": THREADED,  # the fault cases run one caller
