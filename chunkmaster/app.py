@@ -96,9 +96,12 @@ class _TableCollector(Collector):
         yield members
         damaged = GaugeMetricFamily("speedy_member_damaged", "Places that a member knows to be bad", labels=["server"])
         volumes = GaugeMetricFamily("speedy_member_bad_volumes", "Failed or quarantined volumes", labels=["server"])
+        disks = GaugeMetricFamily("speedy_member_bad_disks", "Disks that failed or are away", labels=["server"])
         for group in table.groups:
             for member in group.members:
+                disks.add_metric([member.server_id], member.bad_disks)
                 damaged.add_metric([member.server_id], member.damaged)
                 volumes.add_metric([member.server_id], member.bad_volumes)
         yield damaged
         yield volumes
+        yield disks

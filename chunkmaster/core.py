@@ -216,6 +216,7 @@ class LocalChunkMaster:
             bad_volumes=stat.volumes_failed + stat.volumes_quarantined,
             damaged=stat.damaged,
             scrubbed_s=stat.scrubbed_s,
+            bad_disks=stat.disks_failed,
         )
 
 

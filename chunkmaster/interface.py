@@ -33,8 +33,8 @@ FIDS_MAX = 1_000_000
 class Member:
     """One ChunkServer of a group. `url` is its base address ("http://host:port", or "local:<server_id>" in process).
 
-    The last three are for operators, as it has reported them: volumes that failed or are quarantined, places known to
-    be damaged, and when it last ended a round of its scrub (Unix time; 0.0: never, or not reported).
+    The last four are for operators, as it has reported them: volumes that failed or are quarantined, places known to
+    be damaged, when it last ended a round of its scrub (Unix time; 0.0: never, or not reported), and disks that failed.
     """
 
     server_id: str
@@ -47,6 +47,7 @@ class Member:
     bad_volumes: int = 0
     damaged: int = 0
     scrubbed_s: float = 0.0
+    bad_disks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from chunkserver.disks import Chunks
 from chunkserver.interface import Operation
-from native.engine import Engine
 from native.errors import EngineError
 from native.values import CompactionReport, VolumeInfo
 
@@ -17,7 +17,7 @@ class Compact:
     """Of those among `volumes` whose live share is below `below`; `named`: of these, whatever their live share is."""
 
     def __init__(
-        self, engine: Engine, volumes: Sequence[VolumeInfo], named: tuple[int, ...], below: float, bytes_s: int
+        self, engine: Chunks, volumes: Sequence[VolumeInfo], named: tuple[int, ...], below: float, bytes_s: int
     ) -> None:
         self._engine = engine
         self._named = named

@@ -7,6 +7,7 @@ from the caller's buffer to the disk, and from the disk into the caller's buffer
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -14,11 +15,12 @@ from typing import cast
 import native.errors
 from chunkserver.checks import check_fid, check_list, check_payload
 from chunkserver.data_directory import DataDirectory
+from chunkserver.disks import Chunks, Disks, open_disks
 from chunkserver.engine_errors import translated
 from chunkserver.interface import Buffer, ChunkInfo, StoreStat, StoreState
 from chunkserver.scrubbing import ScrubLimits
 from chunkserver.upkeep import COMPACT_BELOW, CompactionLimits, LocalUpkeep, chunk_info
-from native.engine import Engine, EngineOptions
+from native.engine import EngineOptions
 from native.errors import EngineError
 from wire import errors
 from wire.space_reserve import SpaceReserve
@@ -32,7 +34,7 @@ class LocalChunkStore(LocalUpkeep):
     def __init__(
         self,
         directory: DataDirectory,
-        chunks: Engine,
+        chunks: Chunks,
         scrub: ScrubLimits,
         compaction: CompactionLimits,
         reserve: SpaceReserve | None = None,
@@ -52,8 +54,11 @@ class LocalChunkStore(LocalUpkeep):
         lock_wait_s: float = 0.0,
         scrub: ScrubLimits | None = None,
         reserve: SpaceReserve | None = None,
+        disks: Sequence[Path] = (),
     ) -> LocalChunkStore:
         """Open or create the data directory of a server of cluster `options.cluster_id`, and scrub it from now on.
+
+        `disks`: directories, each on a disk of its own, that keep the chunks (none: one in `path`).
 
         While `reserve`, which stays the caller's, is given up, stat() tells of a full store: whoever filled the disk,
         what is left of it is not for chunks.
@@ -63,7 +68,7 @@ class LocalChunkStore(LocalUpkeep):
         """
         directory = DataDirectory.open(path, server_id=server_id, lock_wait_s=lock_wait_s)
         try:
-            return cls.open_in(directory, options, scrub, reserve)
+            return cls.open_in(directory, options, scrub, reserve, disks)
         except BaseException:
             directory.close()
             raise
@@ -75,20 +80,22 @@ class LocalChunkStore(LocalUpkeep):
         options: EngineOptions,
         scrub: ScrubLimits | None = None,
         reserve: SpaceReserve | None = None,
+        disks: Sequence[Path] = (),
     ) -> LocalChunkStore:
         """The store of a directory that is held already; the store closes it. On an error it stays the caller's."""
         directory.check_cluster(options.cluster_id)
         # A directory that has joined has a store: if there is none, its disk is not mounted, and a new empty store
         # would answer "not found" for chunks that exist.
-        fresh = directory.identity.cluster_id is None
+        create = directory.identity.cluster_id is None or bool(disks)
+        known = directory.identity.disks
         try:
-            chunks = Engine.open(directory.disk, replace(options, create=fresh))
+            chunks, known = open_disks(directory.disk, disks, known, replace(options, create=create))
         except OSError as exc:
             raise errors.Unavailable(f"{directory.disk} cannot be used: {exc}") from exc
         except EngineError as exc:
             raise translated(exc) from exc
         try:
-            directory.join(options.cluster_id)
+            directory.join(options.cluster_id, known)
         except BaseException:
             chunks.close()
             raise
@@ -155,7 +162,12 @@ class LocalChunkStore(LocalUpkeep):
             stat, scrub = self._engine.stat(), self._engine.scrub_status()
         except EngineError as exc:
             raise translated(exc) from exc
-        full = stat.state == "rw" and self._reserve is not None and self._reserve.given_up
+        if isinstance(self._engine, Disks):
+            disks, disks_failed = self._engine.count()
+            full = False  # the reserve is kept on the disk of the data directory, where no chunks are
+        else:
+            disks, disks_failed = 1, int(stat.state == "failed")
+            full = stat.state == "rw" and self._reserve is not None and self._reserve.given_up
         return StoreStat(
             server_id=self._server_id,
             state="ro_full" if full else cast(StoreState, stat.state),
@@ -174,6 +186,8 @@ class LocalChunkStore(LocalUpkeep):
             volumes_quarantined=stat.volumes_quarantined,
             damaged=stat.scrub_damaged,
             scrubbed_s=scrub.ended_s,
+            disks=disks,
+            disks_failed=disks_failed,
         )
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """Whose data directory this is, and who has it open.
 
-    <data>/server.json         server id and cluster id, written once, at the first start
+    <data>/server.json         server id, cluster id, and the disks that it has had
     <data>/server.lock         flock'ed while a process uses the directory; holds that process's id
     <data>/space.reserve, start.reserve   space for a full disk (wire.space_reserve)
     <data>/group-table.json    the last group table a master sent (chunkserver.table_file); disposable
-    <data>/disk/               the engine's files (native/include/engine.h)
+    <data>/disk/               the engine's files (native/include/engine.h), unless chunkserver.disks says where
 
 A directory belongs to one server id for ever, and to one cluster from the moment that its server joined one.
 """
@@ -17,7 +17,7 @@ import os
 import re
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from wire.errors import BadRequest, Conflict, Unavailable
@@ -32,11 +32,13 @@ _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`cluster_id` is None until the server has joined a cluster; it never changes after that."""
+    """`cluster_id` is None until the server has joined a cluster; it never changes after that. `disks`: directories of
+    chunkserver.disks that have been used, in the order in which they came; none is ever taken away."""
 
     server_id: str
     cluster_id: str | None = None
     format: int = _FORMAT
+    disks: tuple[str, ...] = ()
 
 
 class DataDirectory:
@@ -86,9 +88,10 @@ class DataDirectory:
             )
         return wanted
 
-    def join(self, cluster_id: str) -> None:
-        """Make the directory part of a cluster, for ever; harmless to repeat. To be called when its store stands."""
-        joined = Identity(self.identity.server_id, self.check_cluster(cluster_id))
+    def join(self, cluster_id: str, disks: tuple[str, ...] = ()) -> None:
+        """Make the directory part of a cluster, for ever; harmless to repeat. To be called when its stores stand, those
+        of `disks` too."""
+        joined = replace(self.identity, cluster_id=self.check_cluster(cluster_id), disks=disks)
         if self.identity == joined:
             return
         try:

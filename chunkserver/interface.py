@@ -1,4 +1,4 @@
-"""Contract of a ChunkServer: it keeps chunks (write-once byte strings named by a fid) on one data directory.
+"""Contract of a ChunkServer: it keeps chunks (write-once byte strings named by a fid) on one disk or several.
 
 Satisfied by chunkserver.core.LocalChunkStore (in process, over the C engine) and chunkserver.client.HttpChunkStore;
 both pass tests/contracts/test_chunk_store.py and tests/contracts/test_chunk_upkeep.py.
@@ -46,6 +46,7 @@ class StoreStat:
     Since its start, compaction has written `compacted_bytes` and made the file system `given_back_bytes` richer.
     `volumes_failed` and `volumes_quarantined` are read, but take no chunks; `damaged` places are known to be bad and
     not yet put again or deleted; `scrubbed_s` is when the last whole round of the scrub ended, Unix time, 0.0: never.
+    `disks_failed` of its `disks` could not be opened, or take no chunks since an I/O error; `state` is the others'.
     """
 
     server_id: str
@@ -65,6 +66,8 @@ class StoreStat:
     volumes_quarantined: int = 0
     damaged: int = 0
     scrubbed_s: float = 0.0
+    disks: int = 1
+    disks_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,10 @@ class StoreCollector(Collector):
         volumes.add_metric(["failed"], stat.volumes_failed)
         volumes.add_metric(["quarantined"], stat.volumes_quarantined)
         yield volumes
+        disks = GaugeMetricFamily("speedy_disks", "Disks of this server", labels=["kind"])
+        disks.add_metric(["all"], stat.disks)
+        disks.add_metric(["failed"], stat.disks_failed)
+        yield disks
         states = GaugeMetricFamily("speedy_chunkserver_state", "1 for the present state", labels=["state"])
         for state in ("rw", "ro_full", "failed"):
             states.add_metric([state], float(stat.state == state))

@@ -11,8 +11,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+from chunkserver.disks import Chunks
 from chunkserver.interface import ScrubState, ScrubStatus
-from native.engine import Engine
 from native.errors import EngineError
 from native.values import ScrubProgress
 from wire.errors import BadRequest
@@ -38,7 +38,7 @@ class ScrubLimits:
 class Scrubber:
     """Scrubs `engine` from `start` to `stop`. Thread-safe."""
 
-    def __init__(self, engine: Engine, limits: ScrubLimits) -> None:
+    def __init__(self, engine: Chunks, limits: ScrubLimits) -> None:
         self._engine = engine
         self._limits = limits
         self._changed = threading.Condition()  # guards the five below

@@ -10,12 +10,12 @@ from typing import TypeVar
 import native.values
 from chunkserver.checks import check_operation, check_ranges, check_rate, check_share, check_volume_list
 from chunkserver.compacting import Compact
+from chunkserver.disks import Chunks
 from chunkserver.engine_errors import translated
 from chunkserver.interface import ChunkInfo, Operation, ScrubStatus
 from chunkserver.operations import Operations
 from chunkserver.scrubbing import Scrubber, ScrubLimits
 from chunkserver.verifying import Verify
-from native.engine import Engine
 from native.errors import EngineError
 from native.values import RangeDigest, VolumeInfo
 from wire.errors import BadRequest, VolumeNotFound
@@ -36,7 +36,7 @@ class CompactionLimits:
 class LocalUpkeep:
     """From start_upkeep to stop_upkeep, which comes before the engine is closed."""
 
-    def __init__(self, engine: Engine, scrub: ScrubLimits, compaction: CompactionLimits) -> None:
+    def __init__(self, engine: Chunks, scrub: ScrubLimits, compaction: CompactionLimits) -> None:
         self._engine = engine
         self._scrub_limits = scrub
         self._compaction_limits = compaction

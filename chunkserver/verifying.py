@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from chunkserver.disks import Chunks
 from chunkserver.interface import Operation
-from native.engine import Engine
 from native.errors import VolumeNotFound
 from native.values import Damage, Verification, VolumeInfo
 
@@ -21,7 +21,7 @@ BURST_S = 0.1
 class Verify:
     """Of `volumes`, in their order."""
 
-    def __init__(self, engine: Engine, volumes: Sequence[VolumeInfo], bytes_s: int) -> None:
+    def __init__(self, engine: Chunks, volumes: Sequence[VolumeInfo], bytes_s: int) -> None:
         self._engine = engine
         self._volumes = [volume.id for volume in volumes]
         self._bytes_s = bytes_s

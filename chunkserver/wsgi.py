@@ -44,7 +44,7 @@ def build(settings: Settings) -> RoomApp:
         store = JoiningChunkStore(
             directory,
             lambda held, cluster_id: LocalChunkStore.open_in(
-                held, engine_options(own, cluster_id), scrub_limits(own), reserve
+                held, engine_options(own, cluster_id), scrub_limits(own), reserve, own.disks
             ),
         )
     except BaseException:

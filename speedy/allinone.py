@@ -76,6 +76,7 @@ def build(settings: Settings, held: ServerData) -> RoomApp:
             lock_wait_s=LOCK_WAIT_S,
             scrub=scrub_limits(settings.chunkserver),
             reserve=reserve,
+            disks=settings.chunkserver.disks,
         )
         opened.callback(store.close)
         master = LocalChunkMaster(database, down_after_s=max(MEMBER_DOWN_AFTER_S, settings.chunkmaster.down_after_s))

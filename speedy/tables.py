@@ -34,7 +34,7 @@ def print_groups(table: GroupTable | None, trouble: str) -> None:
         Console().print(f"The groups are not known: {escape(trouble)}", style="red")
         return
     shown = Table("group", "member", "address", "state", box=None, pad_edge=False)
-    for heading in ("chunks", "free", "total", "damaged", "bad volumes", "scrubbed", "heard"):
+    for heading in ("chunks", "free", "total", "damaged", "bad volumes", "bad disks", "scrubbed", "heard"):
         shown.add_column(heading, justify="right")
     for group in table.groups:
         for number, member in enumerate(group.members):
@@ -49,6 +49,7 @@ def print_groups(table: GroupTable | None, trouble: str) -> None:
                 size(member.total_bytes),
                 _trouble(member.damaged),
                 _trouble(member.bad_volumes),
+                _trouble(member.bad_disks),
                 f"{_duration(time.time() - member.scrubbed_s)} ago" if member.scrubbed_s else "never",
                 "never" if age is None else f"{age:.1f} s ago",
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import click
 
 from chunkserver.client import HttpChunkStore
+from chunkserver.data_directory import Identity
+from chunkserver.disks import Chunks, open_disks
 from chunkserver.interface import ChunkUpkeep
 from chunkserver.scrubbing import ScrubLimits
 from chunkserver.table_file import GroupTableFile
 from chunkserver.upkeep import COMPACT_BELOW, CompactionLimits, LocalUpkeep
 from chunkserver.wsgi import engine_options
-from native.engine import Engine
 from native.errors import EngineError, StoreLocked
 from speedy.data_directory import IDENTITY_FILE, KEY_FILE
 from speedy.options import read_settings
@@ -30,6 +31,7 @@ from speedy.reach import embedded_url, load_key
 from wire.auth import ClusterKey
 from wire.errors import BadRequest, SpeedyError, Unavailable
 from wire.settings import Settings
+from wire.values import from_json
 
 #: nobody else uses a stopped server's disk
 _UNBOUNDED_BYTES_S = 1 << 50
@@ -68,21 +70,21 @@ def open_place(
     chunks = path if embedded is None else embedded / "chunks"
     identity = _identity(chunks)
     options = replace(
-        engine_options(settings.chunkserver, identity["cluster_id"]),
+        engine_options(settings.chunkserver, str(identity.cluster_id)),
         create=False,
         read_only=not writing,
         compact_below=0.0,
     )
     try:
-        engine = Engine.open(chunks / "disk", options)
+        engine, _ = open_disks(chunks / "disk", [Path(disk) for disk in identity.disks], identity.disks, options)
     except StoreLocked:
-        with _in_use(settings, embedded, chunks, identity["server_id"]) as place:
+        with _in_use(settings, embedded, chunks, identity.server_id) as place:
             yield place
         return
     except EngineError as exc:
         raise click.ClickException(str(exc)) from exc
     try:
-        with engine, _stopped(engine, settings, writing) as place:
+        with closing(engine), _stopped(engine, settings, writing) as place:
             yield place
     except EngineError as exc:
         raise click.ClickException(str(exc)) from exc
@@ -96,19 +98,18 @@ def _embedded(path: Path) -> Path | None:
     return None
 
 
-def _identity(path: Path) -> dict[str, str]:
+def _identity(path: Path) -> Identity:
     try:
-        told = json.loads((path / "server.json").read_text("utf-8"))
-        identity = {name: told[name] for name in ("server_id", "cluster_id")}
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        identity = from_json(Identity, json.loads((path / "server.json").read_text("utf-8")))
+    except (OSError, ValueError, BadRequest) as exc:
         raise click.ClickException(f"{path} is not a ChunkServer's directory: server.json cannot be read") from exc
-    if identity["cluster_id"] is None:
+    if identity.cluster_id is None:
         raise click.ClickException(f"the server of {path} has not joined a cluster yet: it holds no chunks")
     return identity
 
 
 @contextmanager
-def _stopped(engine: Engine, settings: Settings, writing: bool) -> Iterator[Place]:
+def _stopped(engine: Chunks, settings: Settings, writing: bool) -> Iterator[Place]:
     own = settings.chunkserver
     upkeep = LocalUpkeep(
         engine,

@@ -1,4 +1,4 @@
-"""Small file systems of their own, for tests that fill a disk to the last byte."""
+"""Small file systems of their own, for tests that fill a disk to the last byte or let it fail."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests import needs
 
 MIB = 1024 * 1024
 FILLINGS_MAX = 10
+WAIT_S = 60.0
 
 
 @contextmanager
@@ -56,3 +58,57 @@ def take_all(ballast: Path) -> None:
             if shutil.disk_usage(ballast.parent).free == 0:
                 return
     raise AssertionError(f"{shutil.disk_usage(ballast.parent).free} bytes are free again and again")
+
+
+def run(*command: str | Path, statuses: tuple[int, ...] = (0,)) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode in statuses, f"{command}: {done.stderr}"
+
+
+@contextmanager
+def mounted(image: Path, place: Path) -> Iterator[Path]:
+    """The file system in ``image``, mounted through a loop device at ``place``."""
+    needs.root()
+    place.mkdir(exist_ok=True)
+    command = [needs.program("mount"), "-o", "loop", image, place]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    if done.returncode != 0:
+        needs.not_run(f"a file system cannot be mounted here: {done.stderr.strip().partition(chr(10))[0]}")
+    try:
+        yield place
+    finally:
+        unmounted = subprocess.run([needs.program("umount"), place], capture_output=True, timeout=WAIT_S, check=False)
+        if unmounted.returncode != 0:  # a test that failed with its store open
+            run(needs.program("umount"), "--lazy", place)
+
+
+@contextmanager
+def failing_device(tmp_path: Path, size_bytes: int) -> Iterator[tuple[Path, Callable[[bool], None]]]:
+    """A block device in a file (nbdfuse) whose writes answer EIO while the second value says so."""
+    needs.root()
+    nbdkit, nbdfuse = needs.program("nbdkit"), needs.program("nbdfuse", "libnbd-bin")
+    if not Path("/dev/fuse").exists():
+        needs.not_run("no /dev/fuse")
+    trigger, place = tmp_path / "fail", tmp_path / "device"
+    place.mkdir()
+    command: list[str | Path] = [nbdfuse, place / "nbd", "--command", nbdkit, "-s", "--exit-with-parent"]
+    command += ["--filter=error", "memory", str(size_bytes), "error-pwrite=EIO", "error-pwrite-rate=100%"]
+    with subprocess.Popen([*command, f"error-file={trigger}"], stderr=subprocess.PIPE, text=True) as server:
+        deadline = time.monotonic() + WAIT_S
+        while not (place / "nbd").exists():
+            assert server.poll() is None, server.stderr.read() if server.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+        def fail(yes: bool) -> None:
+            if yes:
+                trigger.touch()
+            else:
+                trigger.unlink(missing_ok=True)
+
+        try:
+            yield place / "nbd", fail
+        finally:
+            fail(False)
+            run(needs.program("fusermount3", "fuse3"), "-u", "-z", place)
+            server.wait(WAIT_S)

@@ -32,6 +32,7 @@ from wire.settings_values import (
     Listen,
     Name,
     OriginList,
+    PathList,
     Share,
     Size,
     Url,
@@ -70,6 +71,11 @@ class DatabaseSettings:
 class ChunkServerSettings:
     listen: Address = _setting(Address("127.0.0.1", 5400), Listen(), "address of this ChunkServer")
     data: Path = _setting(Path("data/chunks"), FilePath(), "directory that keeps the chunks")
+    disks: tuple[Path, ...] = _setting(
+        (),
+        PathList(40),
+        "directories that keep the chunks instead, each on a disk of its own; one that fails takes only itself down",
+    )
     server_id: str | None = _setting(
         None, Name(), "this server's id in its group (made at the first start when not given)"
     )

@@ -27,7 +27,7 @@ OTHER_CLUSTER_ID = "c2ae1f3e-7b41-4f0e-8a6c-2f1d9b8e5d22"
 MIB = 1024 * 1024
 
 #: implementations of ChunkServer
-KINDS = ("memory", "local", "http")
+KINDS = ("memory", "local", "disks", "http")
 
 
 def engine_options(cluster_id: str = CLUSTER_ID) -> EngineOptions:
@@ -40,8 +40,9 @@ def store_of(kind: str, directory: Path) -> Iterator[ChunkServer]:
     """One of the KINDS, open: those that the contract tests hold alike."""
     if kind == "memory":
         yield MemoryChunkStore()
-    elif kind == "local":
-        local = LocalChunkStore.open(directory, engine_options())
+    elif kind in ("local", "disks"):
+        disks = [directory / f"disk-{number}" for number in range(3)] if kind == "disks" else []
+        local = LocalChunkStore.open(directory, engine_options(), disks=disks)
         yield local
         local.close()
     else:

@@ -118,10 +118,10 @@ def test_what_operators_must_know_of_a_member_stands_in_the_table(master: ChunkM
     told = beat(server)
     master.heartbeat(told)
     assert (member_of(master, server).bad_volumes, member_of(master, server).damaged) == (0, 0)
-    stat = replace(told.stat, volumes_failed=1, volumes_quarantined=2, damaged=3, scrubbed_s=4.5)
+    stat = replace(told.stat, volumes_failed=1, volumes_quarantined=2, damaged=3, scrubbed_s=4.5, disks_failed=6)
     master.heartbeat(replace(told, stat=stat))
     member = member_of(master, server)
-    assert (member.bad_volumes, member.damaged, member.scrubbed_s) == (3, 3, 4.5)
+    assert (member.bad_volumes, member.damaged, member.scrubbed_s, member.bad_disks) == (3, 3, 4.5, 6)
 
 
 def test_the_same_members_again_are_the_same_group(master: ChunkMaster, servers: Servers) -> None:

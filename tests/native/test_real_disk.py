@@ -2,10 +2,7 @@
 
 import hashlib
 import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from native.checksum import crc32c
 from native.engine import Engine, EngineOptions
 from native.errors import ChunkCorrupt, ChunkNotFound, DiskFull, StoreFailed
 from tests import needs
+from tests.disks import failing_device, mounted, run
 from tests.wire.serving import wait_until
 
 from . import oracle
@@ -26,28 +24,6 @@ PUTS_MAX = 100_000
 OPTIONS = EngineOptions(
     cluster_id=CLUSTER_ID, volume_size_first=MIB, volume_size_max=4 * MIB, reserve_bytes=0, compact_below=0
 )
-
-
-def run(*command: str | Path, statuses: tuple[int, ...] = (0,)) -> None:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=WAIT_S, check=False)
-    assert done.returncode in statuses, f"{command}: {done.stderr}"
-
-
-@contextmanager
-def mounted(image: Path, place: Path) -> Iterator[Path]:
-    """The file system in ``image``, mounted through a loop device at ``place``."""
-    needs.root()
-    place.mkdir(exist_ok=True)
-    command = [needs.program("mount"), "-o", "loop", image, place]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
-    if done.returncode != 0:
-        needs.not_run(f"a file system cannot be mounted here: {done.stderr.strip().partition(chr(10))[0]}")
-    try:
-        yield place
-    finally:
-        unmounted = subprocess.run([needs.program("umount"), place], capture_output=True, timeout=WAIT_S, check=False)
-        if unmounted.returncode != 0:  # a test that failed with its store open
-            run(needs.program("umount"), "--lazy", place)
 
 
 def payload_of(fid: int) -> bytes:
@@ -169,40 +145,8 @@ def test_without_a_free_block_every_chunk_can_be_deleted_and_the_space_returns(
         assert oracle.read_store(store).live.keys() == {300_000}
 
 
-@contextmanager
-def failing_device(tmp_path: Path) -> Iterator[tuple[Path, Callable[[bool], None]]]:
-    """A block device in a file (nbdfuse) whose writes answer EIO while the second value says so."""
-    needs.root()
-    nbdkit, nbdfuse = needs.program("nbdkit"), needs.program("nbdfuse", "libnbd-bin")
-    if not Path("/dev/fuse").exists():
-        needs.not_run("no /dev/fuse")
-    trigger, place = tmp_path / "fail", tmp_path / "device"
-    place.mkdir()
-    command: list[str | Path] = [nbdfuse, place / "nbd", "--command", nbdkit, "-s", "--exit-with-parent"]
-    command += ["--filter=error", "memory", str(DEVICE_BYTES), "error-pwrite=EIO", "error-pwrite-rate=100%"]
-    with subprocess.Popen([*command, f"error-file={trigger}"], stderr=subprocess.PIPE, text=True) as server:
-        deadline = time.monotonic() + WAIT_S
-        while not (place / "nbd").exists():
-            assert server.poll() is None, server.stderr.read() if server.stderr else ""
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-        def fail(yes: bool) -> None:
-            if yes:
-                trigger.touch()
-            else:
-                trigger.unlink(missing_ok=True)
-
-        try:
-            yield place / "nbd", fail
-        finally:
-            fail(False)
-            run(needs.program("fusermount3", "fuse3"), "-u", "-z", place)
-            server.wait(WAIT_S)
-
-
 def test_eio_under_ext4_stops_the_writing_and_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    with failing_device(tmp_path) as (device, fail):
+    with failing_device(tmp_path, DEVICE_BYTES) as (device, fail):
         run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", device)
         with mounted(device, tmp_path / "disk") as disk:
             store = disk / "store"

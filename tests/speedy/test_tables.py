@@ -28,12 +28,14 @@ def test_a_members_line_is_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixt
 
 def test_a_member_in_trouble_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     healthy = Member("cs-1", "http://a:1", "rw", 1 << 30, 1 << 40, 5, 0.7)
-    troubled = replace(healthy, state="ro_full", bad_volumes=2, damaged=1234, scrubbed_s=time.time() - 3 * 86400)
+    troubled = replace(
+        healthy, state="ro_full", bad_volumes=2, damaged=1234, bad_disks=7, scrubbed_s=time.time() - 3 * 86400
+    )
     print_groups(GroupTable("a-cluster", 3, (Group(1, 2, (healthy, troubled)),)), "")
     lines = [line for line in capsys.readouterr().out.splitlines() if "http://a:1" in line]
-    assert lines[0].split()[-6:] == ["0", "0", "never", "0.7", "s", "ago"]
+    assert lines[0].split()[-7:] == ["0", "0", "0", "never", "0.7", "s", "ago"]
     assert "ro_full" in lines[1]
-    assert lines[1].split()[-8:] == ["1,234", "2", "3", "d", "ago", "0.7", "s", "ago"]
+    assert lines[1].split()[-9:] == ["1,234", "2", "7", "3", "d", "ago", "0.7", "s", "ago"]
 
 
 @pytest.mark.parametrize(

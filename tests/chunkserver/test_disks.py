@@ -1,0 +1,261 @@
+"""A ChunkServer with several disks: chunks are spread over them, and what happens to one stays with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chunkserver.core import LocalChunkStore
+from chunkserver.disks import VOLUMES_PER_DISK
+from native.checksum import crc32c
+from native.engine import Engine
+from native.errors import EngineError
+from tests.chunkserver.rooms import CLUSTER_ID, MIB, OTHER_CLUSTER_ID, engine_options
+from tests.disks import failing_device, mounted, run, small_disk
+from wire.errors import ChunkConflict, ChunkNotFound, ChunkUnreadable, Conflict, StorageFull, Unavailable
+
+from tests import needs  # isort: skip
+
+COUNT = 60
+
+OpenStore = Callable[..., LocalChunkStore]
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> OpenStore:
+    def open_one(*disks: Path, **options: object) -> LocalChunkStore:
+        chosen = replace(engine_options(), reserve_bytes=0, **options)  # type: ignore[arg-type]
+        return LocalChunkStore.open(tmp_path / "data", chosen, server_id="cs-1", disks=disks)
+
+    return open_one
+
+
+def payload_of(fid: int) -> bytes:
+    return b"%d " % fid * (1 + fid * 7919 % 20_000)
+
+
+def put(store: LocalChunkStore, fid: int) -> None:
+    store.put(fid, payload_of(fid), crc32c(payload_of(fid)))
+
+
+def check(store: LocalChunkStore, fid: int) -> None:
+    buffer = bytearray(len(payload_of(fid)))
+    store.read_into(fid, 0, buffer)
+    assert buffer == payload_of(fid)
+
+
+def disk_of(store: LocalChunkStore, fid: int) -> int:
+    return store.info(fid).volume // VOLUMES_PER_DISK
+
+
+def test_chunks_are_spread_and_all_are_there_after_a_restart(open_store: OpenStore, tmp_path: Path) -> None:
+    disks = [tmp_path / name for name in ("a", "b", "c")]
+    store = open_store(*disks)
+    for fid in range(1, COUNT + 1):
+        put(store, fid)
+    assert {disk_of(store, fid) for fid in range(1, COUNT + 1)} == {1, 2, 3}
+    places = store.list_chunks(0, 1000)
+    assert [chunk.fid for chunk in places] == list(range(1, COUNT + 1))
+    assert not (tmp_path / "data" / "disk").exists()
+    assert store.stat().chunks == COUNT
+    store.close()
+    again = open_store(*reversed(disks))  # numbers stay, whatever order the setting has
+    assert again.list_chunks(0, 1000) == places
+    in_volumes = [chunk for volume in again.volumes() for chunk in again.volume_chunks(volume.id)]
+    assert sorted(in_volumes, key=lambda chunk: chunk.fid) == places
+    for fid in range(1, COUNT + 1):
+        check(again, fid)
+        put(again, fid)  # a replay
+        with pytest.raises(ChunkConflict):
+            again.put(fid, b"other", crc32c(b"other"))
+    assert again.list_chunks(0, 1000) == places
+    again.close()
+
+
+def test_a_disk_that_is_away_takes_only_itself_down(open_store: OpenStore, tmp_path: Path) -> None:
+    disks = [tmp_path / name for name in ("a", "b")]
+    store = open_store(*disks)
+    for fid in range(1, COUNT + 1):
+        put(store, fid)
+    lost = {fid for fid in range(1, COUNT + 1) if disk_of(store, fid) == 1}
+    store.close()
+    disks[0].rename(tmp_path / "unplugged")
+    disks[0].mkdir()  # the mount point without its disk
+    store = open_store(*disks)
+    assert (store.stat().state, store.stat().disks, store.stat().disks_failed) == ("rw", 2, 1)
+    for fid in range(1, COUNT + 1):
+        if fid not in lost:
+            check(store, fid)
+            continue
+        # Neither "not found" nor "deleted" may be said of what may be on the disk that is away.
+        for call in (store.info, store.delete, lambda fid: check(store, fid)):
+            with pytest.raises(Unavailable, match="mounted"):
+                call(fid)
+    for fid in range(1000, 1010):
+        put(store, fid)
+        assert disk_of(store, fid) == 2
+        assert store.delete(fid)
+    assert os.listdir(disks[0]) == ["LOCK"]  # no store was made where the disk belongs
+    store.close()
+    shutil.rmtree(disks[0])
+    (tmp_path / "unplugged").rename(disks[0])
+    store = open_store(*disks)
+    assert store.stat().disks_failed == 0
+    for fid in range(1, COUNT + 1):
+        check(store, fid)
+    with pytest.raises(ChunkNotFound):
+        store.info(1000)
+    store.close()
+
+
+def test_no_disk_at_all_is_no_server(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "a")
+    put(store, 1)
+    store.close()
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(Unavailable, match="cannot open"):
+        open_store(tmp_path / "a")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(Conflict, match="mounted"):
+        open_store(tmp_path / "a")
+
+
+def test_a_disk_whose_writes_fail_takes_only_itself_down(open_store: OpenStore, tmp_path: Path) -> None:
+    with (
+        failing_device(tmp_path, 128 * MIB) as (device, fail),
+        small_disk("ext4", 128 * MIB, tmp_path / "good") as good,
+    ):
+        run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", device)
+        with mounted(device, tmp_path / "bad") as bad:
+            store = open_store(good / "chunks", bad / "chunks", volume_size_first=MIB, volume_size_max=MIB)
+            try:
+                _use_while_one_fails(store, fail)
+            finally:
+                fail(False)
+                with suppress(Unavailable):  # the last checkpoint of the one that failed
+                    store.close()
+
+
+def _use_while_one_fails(store: LocalChunkStore, fail: Callable[[bool], None]) -> None:
+    stored = list(range(1, COUNT + 1))
+    for fid in stored:
+        put(store, fid)
+    assert {disk_of(store, fid) for fid in stored} == {1, 2}
+    fail(True)
+    refused = 0
+    for fid in range(1001, 1001 + 5 * COUNT):
+        try:
+            put(store, fid)
+            stored.append(fid)
+        except (Unavailable, StorageFull):
+            refused += 1
+    assert 0 < refused < COUNT  # until it is given up
+    assert (store.stat().state, store.stat().disks_failed) == ("rw", 1)
+    for fid in range(2001, 2011):
+        put(store, fid)
+        assert disk_of(store, fid) == 1
+    for fid in stored:
+        with suppress(ChunkUnreadable):  # the bad disk may also refuse to be read
+            check(store, fid)
+
+
+def test_a_full_disk_leaves_its_share_to_the_others(open_store: OpenStore, tmp_path: Path) -> None:
+    with (
+        small_disk("tmpfs", 24 * MIB, tmp_path / "small") as small,
+        small_disk("tmpfs", 160 * MIB, tmp_path / "large") as large,
+    ):
+        store = open_store(large / "chunks", small / "chunks", volume_size_first=MIB, volume_size_max=MIB)
+        payload = os.urandom(MIB // 2)
+        stored: list[int] = []
+        with suppress(StorageFull):
+            for fid in range(1, 1000):
+                store.put(fid, payload, crc32c(payload))
+                stored.append(fid)
+        on_disks = [disk_of(store, fid) for fid in stored]
+        assert on_disks.count(2) * len(payload) > 8 * MIB
+        assert on_disks.count(1) * len(payload) > 120 * MIB
+        assert store.stat().state == "ro_full"
+        store.close()
+
+
+def test_one_fid_from_many_at_once_is_on_one_disk(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store(*(tmp_path / name for name in ("a", "b", "c")))
+    for fid in range(1, 21):
+        start = threading.Barrier(6)
+
+        def replay(fid: int = fid, start: threading.Barrier = start) -> None:
+            start.wait(30)
+            put(store, fid)
+
+        threads = [threading.Thread(target=replay) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert store.stat().chunks == 20
+    store.close()
+
+
+def test_a_disk_joins_at_a_restart_and_the_first_place_stays_in_use(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    for fid in range(1, 11):
+        put(store, fid)
+    store.close()
+    store = open_store(tmp_path / "new")
+    assert store.stat().disks == 2
+    for fid in range(11, 61):
+        put(store, fid)
+    assert {disk_of(store, fid) for fid in range(11, 61)} == {0, 1}
+    for fid in range(1, 61):
+        check(store, fid)
+    store.close()
+
+
+def test_a_disk_with_somebody_elses_chunks_is_refused(open_store: OpenStore, tmp_path: Path) -> None:
+    for cluster_id in (CLUSTER_ID, OTHER_CLUSTER_ID):
+        path = tmp_path / cluster_id
+        with Engine.open(path, engine_options(cluster_id)) as engine:
+            engine.put(1, b"x", crc32c(b"x"))
+        with pytest.raises((Conflict, Unavailable)):
+            open_store(path).close()
+        with Engine.open(path, engine_options(cluster_id)) as engine:
+            assert engine.info(1).length == 1
+
+
+def test_what_is_deleted_scrubbed_and_compacted_is_so_on_every_disk(open_store: OpenStore, tmp_path: Path) -> None:
+    disks = [tmp_path / name for name in ("a", "b")]
+    store = open_store(*disks, volume_size_first=MIB, volume_size_max=MIB, compact_below=0)
+    for fid in range(1, 401):
+        put(store, fid)
+    for fid in range(1, 401):
+        if fid % 4:
+            assert store.delete(fid)
+    before = {volume.id for volume in store.volumes()}
+    store.start_compaction("op-1", below=1.0)
+    while (told := store.operation("op-1")).state == "running":
+        pass
+    assert told.state == "done"
+    assert told.volumes_removed > 0
+    gone = before - {volume.id for volume in store.volumes()}
+    assert {number // VOLUMES_PER_DISK for number in gone} == {1, 2}
+    victim = store.info(400)
+    file = disks[victim.volume // VOLUMES_PER_DISK - 1] / f"v{victim.volume % VOLUMES_PER_DISK:08d}.dat"
+    with file.open("r+b") as volume:
+        volume.seek(victim.offset + 300)
+        volume.write(b"\xff\xfe")
+    store.start_verify("op-2", bytes_s=0)
+    while (told := store.operation("op-2")).state == "running":
+        pass
+    assert [(found.fid, found.volume) for found in told.damage] == [(400, victim.volume)]
+    with suppress(EngineError):
+        put(store, 400)  # heals it where it is
+    check(store, 400)
+    assert disk_of(store, 400) == victim.volume // VOLUMES_PER_DISK
+    store.close()
