@@ -152,6 +152,7 @@ static void publish(engine_store *store, struct volume *volume, struct put *batc
     /* Tail and seq last and together: a checkpoint takes every indexed chunk before the tail, so all of those must be in
      * the index, and recovery expects next_seq at exactly that tail. */
     pthread_mutex_lock(&volume->lock);
+    volume->changed = true; /* once more: a checkpoint that came between has the old tail */
     volume->pad_bytes += start - volume->tail;
     volume->tail = start + bytes;
     volume->next_seq += needles;
