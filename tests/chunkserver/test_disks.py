@@ -16,14 +16,14 @@ from chunkserver.core import LocalChunkStore
 from chunkserver.disks import VOLUMES_PER_DISK
 from native.checksum import crc32c
 from native.engine import Engine
-from native.errors import EngineError
+from tests import needs
 from tests.chunkserver.rooms import CLUSTER_ID, MIB, OTHER_CLUSTER_ID, engine_options
 from tests.disks import failing_device, mounted, run, small_disk
+from tests.wire.serving import wait_until
 from wire.errors import ChunkConflict, ChunkNotFound, ChunkUnreadable, Conflict, StorageFull, Unavailable
 
-from tests import needs  # isort: skip
-
 COUNT = 60
+WAIT_S = 30.0
 
 OpenStore = Callable[..., LocalChunkStore]
 
@@ -239,8 +239,8 @@ def test_what_is_deleted_scrubbed_and_compacted_is_so_on_every_disk(open_store: 
             assert store.delete(fid)
     before = {volume.id for volume in store.volumes()}
     store.start_compaction("op-1", below=1.0)
-    while (told := store.operation("op-1")).state == "running":
-        pass
+    wait_until(lambda: store.operation("op-1").state != "running", WAIT_S, "the end of op-1")
+    told = store.operation("op-1")
     assert told.state == "done"
     assert told.volumes_removed > 0
     gone = before - {volume.id for volume in store.volumes()}
@@ -251,11 +251,10 @@ def test_what_is_deleted_scrubbed_and_compacted_is_so_on_every_disk(open_store: 
         volume.seek(victim.offset + 300)
         volume.write(b"\xff\xfe")
     store.start_verify("op-2", bytes_s=0)
-    while (told := store.operation("op-2")).state == "running":
-        pass
+    wait_until(lambda: store.operation("op-2").state != "running", WAIT_S, "the end of op-2")
+    told = store.operation("op-2")
     assert [(found.fid, found.volume) for found in told.damage] == [(400, victim.volume)]
-    with suppress(EngineError):
-        put(store, 400)  # heals it where it is
+    put(store, 400)  # heals it where it is
     check(store, 400)
     assert disk_of(store, 400) == victim.volume // VOLUMES_PER_DISK
     store.close()
