@@ -1,8 +1,8 @@
 """Contracts of the MetaServer: files made of fragments (FileStore) and the registry's catalogue (Catalogue).
 
 Both are satisfied by metaserver.core (SQLAlchemy: SQLite or PostgreSQL; one transaction per method, opened and closed
-there) and metaserver.client (HTTP); both pass tests/contracts/test_file_store.py, test_catalogue.py and
-test_catalogue_manifests.py.
+there) and metaserver.client (HTTP); both pass tests/contracts/test_file_store.py and
+test_catalogue_*.py.
 
 A file is an ordered list of fragments without gaps; fragment i covers bytes [offset, offset + length) and names the
 chunk (fid, group, CRC-32C) that holds them. A file is open (has no path, can be appended to, seen by nobody but its
