@@ -6,9 +6,9 @@
 
 #include "needle.h"
 
-#define SHARD_LOG2 8
-#define SHARDS (1u << SHARD_LOG2)
+#define SHARDS CHUNK_INDEX_SHARDS
 #define CAPACITY_MIN 8u
+#define PAGE_BYTES 4096u /* the smallest page of any machine: a larger one is only written more than once */
 #define LOAD_PERCENT_MAX 88u
 #define HEADER_UNIT_BITS 12 /* header length in 64-byte units; the slot has the other 20 bits */
 
@@ -45,9 +45,14 @@ static uint64_t mix(uint64_t fid)
     return fid ^ (fid >> 31);
 }
 
+uint32_t chunk_index_shard(uint64_t fid)
+{
+    return (uint32_t)(mix(fid) >> (64 - CHUNK_INDEX_SHARD_LOG2));
+}
+
 static struct shard *shard_of(struct chunk_index *index, uint64_t fid)
 {
-    return &index->shards[mix(fid) >> (64 - SHARD_LOG2)];
+    return &index->shards[chunk_index_shard(fid)];
 }
 
 /* Maps the low hash bits onto 0 .. capacity-1 by multiplication, so capacity need not be a power of two. */
@@ -126,6 +131,16 @@ static struct entry *find(const struct shard *shard, uint64_t fid)
     }
 }
 
+/* Writes to each page of a new table. find() reads before it writes, and a page that was read first is the shared page of
+ * zeros: replacing it later would stop the other processors for a moment, page by page (half of the time that opening
+ * takes). */
+static void own_pages(void *table, size_t size)
+{
+    volatile uint8_t *bytes = table;
+    for (size_t at = 0; at < size; at += PAGE_BYTES)
+        bytes[at] = 0;
+}
+
 static bool resize(struct shard *shard, uint64_t capacity)
 {
     uint32_t before = shard->capacity;
@@ -135,6 +150,7 @@ static bool resize(struct shard *shard, uint64_t capacity)
     struct entry *entries = calloc((size_t)capacity, sizeof *entries);
     if (entries == NULL)
         return false;
+    own_pages(entries, (size_t)capacity * sizeof *entries);
     shard->entries = entries;
     shard->capacity = (uint32_t)capacity;
     for (uint32_t i = 0; i < before; i++)
@@ -219,11 +235,6 @@ bool chunk_index_expect(struct chunk_index *index, uint64_t count)
             return false;
     }
     return true;
-}
-
-uint32_t chunk_index_part(uint64_t fid, uint32_t parts)
-{
-    return (uint32_t)(mix(fid) >> (64 - SHARD_LOG2)) % parts;
 }
 
 void chunk_index_prefetch(struct chunk_index *index, uint64_t fid)

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define CHUNK_INDEX_SHARD_LOG2 8
+#define CHUNK_INDEX_SHARDS (1u << CHUNK_INDEX_SHARD_LOG2)
 #define CHUNK_SLOT_MAX ((1u << 20) - 1) /* highest volume slot that an entry can name */
 
 struct chunk_place {
@@ -42,12 +44,13 @@ void chunk_index_unreserve(struct chunk_index *index, uint64_t fid);
 /* Uses up a reservation. True when the fid was there already: *before is then its place until now. */
 bool chunk_index_put(struct chunk_index *index, const struct chunk_place *place, struct chunk_place *before);
 
-/* For a store that is being opened; no lock is taken. Several threads may fill at once, each its own part: the fids of
- * which part tells its number, below parts. expect makes room for so many more chunks at once, prefetch tells that a fid
- * will be filled in soon (a table of millions is never in the processor's cache), and fill is chunk_index_put without a
- * reservation. expect and fill are false when out of memory. */
+/* The number of the fid's shard, below CHUNK_INDEX_SHARDS. */
+uint32_t chunk_index_shard(uint64_t fid);
+
+/* For a store that is being opened; no lock is taken. Several threads may fill at once, each its own shards. expect makes
+ * room for so many more chunks at once, prefetch tells that a fid will be filled in soon, and fill is chunk_index_put
+ * without a reservation. expect and fill are false when out of memory. */
 bool chunk_index_expect(struct chunk_index *index, uint64_t count);
-uint32_t chunk_index_part(uint64_t fid, uint32_t parts);
 void chunk_index_prefetch(struct chunk_index *index, uint64_t fid);
 bool chunk_index_fill(struct chunk_index *index, const struct chunk_place *place, bool *replaced,
                       struct chunk_place *before);

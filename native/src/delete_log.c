@@ -191,7 +191,23 @@ cleanup:
     return status;
 }
 
-/* The log's content, owned by the caller; NULL with *size 0 when there is no log. */
+/* Where the last byte of the file ends that may be non-zero. */
+static uint64_t written_end(const struct engine_io *io, int file, uint64_t length)
+{
+    uint64_t end = 0;
+    while (end < length) {
+        uint64_t data = end;
+        uint64_t hole = length;
+        if (io->seek_data(io->context, file, end, &data) != 0)
+            return errno == ENXIO ? end : length;
+        if (io->seek_hole(io->context, file, data, &hole) != 0 || hole <= end)
+            return length;
+        end = hole < length ? round_up(hole, BLOCK_BYTES) : length;
+    }
+    return length;
+}
+
+/* The log's content up to what is only set aside, owned by the caller; NULL with *size 0 when there is none. */
 static int read_file(struct volume *volume, uint8_t **content, uint64_t *size, engine_error *error)
 {
     const struct engine_io *io = volume->io;
@@ -219,6 +235,8 @@ static int read_file(struct volume *volume, uint8_t **content, uint64_t *size, e
     }
     volume->delete_named = true; /* names are made durable before they are read */
     volume->delete_allocated = round_down(length < taken ? length : taken, BLOCK_BYTES);
+    /* Asked before anything is read: pages of zeros that are read ahead would count as written. */
+    length = written_end(io, file, length);
     if (length == 0)
         goto cleanup;
     *content = malloc(length);

@@ -1,7 +1,7 @@
 /*
  * Filling the index. A checkpoint of millions is shared out among threads by the index's shards: each goes through all of
- * it and takes what belongs to its own shards, so that no lock is needed. The time goes into waiting for memory, at as
- * many places at once as there are threads.
+ * it and takes what belongs to its own shards, so that no lock is needed. It sorts them by shard first: the places of
+ * one shard lie in one or two megabytes, which a processor keeps near; those of all lie anywhere in hundreds.
  */
 #include "filling.h"
 
@@ -13,6 +13,7 @@
 
 #define PREFETCHED 16u /* chunks ahead whose place in the index is on its way into the processor's cache */
 #define THREADS_MAX 4u
+#define SORTED_AT_ONCE ((size_t)1 << 18) /* 10 MiB, and a thousand chunks of each shard */
 #define CHUNKS_PER_THREAD_MIN 50000u /* fewer are filled in faster than a thread starts */
 
 struct filler {
@@ -76,33 +77,61 @@ static void fill_in(struct filler *filler, const struct chunk_place *place)
         filler->no_memory = true;
 }
 
-static void fill_in_number(struct filler *filler, size_t i)
+/* Where each shard's chunks of a piece begin when they lie shard by shard; the last is how many there are. */
+static void count_by_shard(const struct filler *filler, size_t first, size_t end, size_t *starts)
 {
-    struct chunk_place place;
-    checkpoint_place(filler->checkpoint, i, &place);
-    place.slot = filler->slot;
-    if (filler->deleted->count > 0 && delete_set_find(filler->deleted, place.offset, place.fid) != NULL)
-        filler->any_deleted = true;
-    else
-        fill_in(filler, &place);
+    memset(starts, 0, (CHUNK_INDEX_SHARDS + 1) * sizeof starts[0]);
+    for (size_t i = first; i < end; i++) {
+        uint32_t shard = chunk_index_shard(checkpoint_fid(filler->checkpoint, i));
+        starts[shard + 1] += shard % filler->parts == filler->part;
+    }
+    for (size_t shard = 0; shard < CHUNK_INDEX_SHARDS; shard++)
+        starts[shard + 1] += starts[shard];
+}
+
+/* Own chunks of [first, end), shard by shard; returns how many. */
+static size_t sort_by_shard(const struct filler *filler, size_t first, size_t end, struct chunk_place *sorted)
+{
+    size_t starts[CHUNK_INDEX_SHARDS + 1];
+    count_by_shard(filler, first, end, starts);
+    for (size_t i = first; i < end; i++) {
+        uint32_t shard = chunk_index_shard(checkpoint_fid(filler->checkpoint, i));
+        if (shard % filler->parts != filler->part)
+            continue;
+        struct chunk_place *place = &sorted[starts[shard]++];
+        checkpoint_place(filler->checkpoint, i, place);
+        place->slot = filler->slot;
+    }
+    return starts[CHUNK_INDEX_SHARDS];
+}
+
+static void fill_sorted(struct filler *filler, const struct chunk_place *sorted, size_t count)
+{
+    for (size_t i = 0; i < count && !filler->no_memory; i++) {
+        if (i + PREFETCHED < count)
+            chunk_index_prefetch(filler->store->index, sorted[i + PREFETCHED].fid);
+        if (filler->deleted->count > 0 && delete_set_find(filler->deleted, sorted[i].offset, sorted[i].fid) != NULL)
+            filler->any_deleted = true;
+        else
+            fill_in(filler, &sorted[i]);
+    }
 }
 
 static void *fill_part(void *argument)
 {
     struct filler *filler = argument;
-    size_t ahead[PREFETCHED];
-    size_t found = 0;
-    for (size_t i = 0; i < filler->checkpoint->count && !filler->no_memory; i++) {
-        uint64_t fid = checkpoint_fid(filler->checkpoint, i);
-        if (filler->parts > 1 && chunk_index_part(fid, filler->parts) != filler->part)
-            continue;
-        chunk_index_prefetch(filler->store->index, fid);
-        if (found >= PREFETCHED)
-            fill_in_number(filler, ahead[found % PREFETCHED]);
-        ahead[found++ % PREFETCHED] = i;
+    size_t all = filler->checkpoint->count;
+    size_t piece = all < SORTED_AT_ONCE ? all : SORTED_AT_ONCE;
+    struct chunk_place *sorted = malloc((piece + 1) * sizeof *sorted);
+    if (sorted == NULL) {
+        filler->no_memory = true;
+        return NULL;
     }
-    for (size_t n = found < PREFETCHED ? 0 : found - PREFETCHED; n < found && !filler->no_memory; n++)
-        fill_in_number(filler, ahead[n % PREFETCHED]);
+    for (size_t first = 0; first < all; first += piece) {
+        size_t end = all - first < piece ? all : first + piece;
+        fill_sorted(filler, sorted, sort_by_shard(filler, first, end, sorted));
+    }
+    free(sorted);
     return NULL;
 }
 

@@ -170,6 +170,18 @@ static int system_seek_data(void *context, int file, uint64_t offset, uint64_t *
     return 0;
 }
 
+static int system_seek_hole(void *context, int file, uint64_t offset, uint64_t *hole)
+{
+    off_t found = lseek(file, (off_t)offset, SEEK_HOLE);
+    if (found < 0) {
+        if (errno != EINVAL && errno != EOPNOTSUPP)
+            return -1;
+        return system_size(context, file, hole);
+    }
+    *hole = (uint64_t)found;
+    return 0;
+}
+
 static const struct engine_io system_table = {
     .open_directory = system_open_directory,
     .open = system_open,
@@ -189,6 +201,7 @@ static const struct engine_io system_table = {
     .list = system_list,
     .drop_cache = system_drop_cache,
     .seek_data = system_seek_data,
+    .seek_hole = system_seek_hole,
 };
 
 const struct engine_io *io_system(void)

@@ -37,6 +37,9 @@ struct engine_io {
     int (*drop_cache)(void *context, int file, uint64_t offset, uint64_t length); /* advice: forget clean pages */
     /* First byte >= offset that may be non-zero; ENXIO when there is none up to the end of the file. */
     int (*seek_data)(void *context, int file, uint64_t offset, uint64_t *data);
+    /* Where the data at offset end: first byte >= offset from which on the next ones are zeros without a place on the
+     * disk, or set aside and never written; the end of the file when there are none. */
+    int (*seek_hole)(void *context, int file, uint64_t offset, uint64_t *hole);
 };
 
 /* The table of the operating system; constant. */

@@ -109,6 +109,11 @@ static int ro_seek_data(void *context, int file, uint64_t offset, uint64_t *data
     return under(context)->seek_data(under(context)->context, file, offset, data);
 }
 
+static int ro_seek_hole(void *context, int file, uint64_t offset, uint64_t *hole)
+{
+    return under(context)->seek_hole(under(context)->context, file, offset, hole);
+}
+
 void io_read_only_init(struct io_read_only *own, const struct engine_io *below)
 {
     const struct engine_io table = {
@@ -131,6 +136,7 @@ void io_read_only_init(struct io_read_only *own, const struct engine_io *below)
         .list = ro_list,
         .drop_cache = ro_drop_cache,
         .seek_data = ro_seek_data,
+        .seek_hole = ro_seek_hole,
     };
     own->table = table;
     own->under = below;

@@ -308,6 +308,15 @@ static int fault_seek_data(void *context, int file, uint64_t offset, uint64_t *d
     return reason ? failed(reason) : fault->real->seek_data(NULL, file, offset, data);
 }
 
+static int fault_seek_hole(void *context, int file, uint64_t offset, uint64_t *hole)
+{
+    struct fault_io *fault = context;
+    int reason = decide(fault, false);
+    if (is_kind(fault, FAULT_PRIMITIVE))
+        return fault->real->size(NULL, file, hole);
+    return reason ? failed(reason) : fault->real->seek_hole(NULL, file, offset, hole);
+}
+
 struct fault_io *fault_io_new(void)
 {
     struct fault_io *fault = calloc(1, sizeof *fault);
@@ -334,6 +343,7 @@ struct fault_io *fault_io_new(void)
         .list = fault_list,
         .drop_cache = fault_drop_cache,
         .seek_data = fault_seek_data,
+        .seek_hole = fault_seek_hole,
     };
     return fault;
 }

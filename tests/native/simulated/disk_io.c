@@ -373,6 +373,17 @@ static int sim_seek_data(void *context, int descriptor, uint64_t offset, uint64_
     return reason ? failed(reason) : 0;
 }
 
+static int sim_seek_hole(void *context, int descriptor, uint64_t offset, uint64_t *hole)
+{
+    struct sim_disk *disk = context;
+    pthread_mutex_lock(&disk->lock);
+    int reason = decide(disk, CALL_OTHER);
+    if (reason == 0)
+        *hole = image_seek_hole(&disk->files[file_of(disk, descriptor)].cache, offset);
+    pthread_mutex_unlock(&disk->lock);
+    return reason ? failed(reason) : 0;
+}
+
 struct sim_disk *sim_disk_new(uint64_t capacity_bytes)
 {
     struct sim_disk *disk = calloc(1, sizeof *disk);
@@ -401,6 +412,7 @@ struct sim_disk *sim_disk_new(uint64_t capacity_bytes)
         .list = sim_list,
         .drop_cache = sim_drop_cache,
         .seek_data = sim_seek_data,
+        .seek_hole = sim_seek_hole,
     };
     return disk;
 }

@@ -166,6 +166,15 @@ bool image_seek_data(const struct image *image, uint64_t offset, uint64_t *data)
     return false;
 }
 
+uint64_t image_seek_hole(const struct image *image, uint64_t offset)
+{
+    size_t at = (size_t)(offset / PAGE_BYTES);
+    while (at < image->count && at * PAGE_BYTES < image->size && image->pages[at] != NULL)
+        at++;
+    uint64_t hole = at * PAGE_BYTES > offset ? at * PAGE_BYTES : offset;
+    return hole < image->size ? hole : image->size;
+}
+
 void image_share_page(struct image *image, const struct image *from, size_t page)
 {
     struct page *shared = page < from->count ? from->pages[page] : NULL;

@@ -37,6 +37,8 @@ uint64_t image_taken_by_either(const struct image *left, const struct image *rig
 uint64_t image_missing_bytes(const struct image *image, uint64_t offset, uint64_t length);
 /* First written byte at or behind offset; false when there is none. */
 bool image_seek_data(const struct image *image, uint64_t offset, uint64_t *data);
+/* First byte at or behind offset that was not written; the size when there is none. */
+uint64_t image_seek_hole(const struct image *image, uint64_t offset);
 /* The page of `image` becomes that of `from`. */
 void image_share_page(struct image *image, const struct image *from, size_t page);
 
