@@ -160,14 +160,13 @@ class LocalChunkStore(LocalUpkeep):
     def stat(self) -> StoreStat:
         try:
             stat, scrub = self._engine.stat(), self._engine.scrub_status()
+            several = self._engine.count() if isinstance(self._engine, Disks) else None
         except EngineError as exc:
             raise translated(exc) from exc
-        if isinstance(self._engine, Disks):
-            disks, disks_failed = self._engine.count()
-            full = False  # the reserve is kept on the disk of the data directory, where no chunks are
-        else:
-            disks, disks_failed = 1, int(stat.state == "failed")
-            full = stat.state == "rw" and self._reserve is not None and self._reserve.given_up
+        disks, disks_failed = several or (1, int(stat.state == "failed"))
+        # With several disks the others have room when the data directory's has none.
+        given_up = several is None and self._reserve is not None and self._reserve.given_up
+        full = stat.state == "rw" and given_up
         return StoreStat(
             server_id=self._server_id,
             state="ro_full" if full else cast(StoreState, stat.state),
