@@ -8,66 +8,35 @@
 #include <string.h>
 
 #include "failure.h"
+#include "smallest.h"
 #include "store.h"
 
-/* places is a binary heap with the largest of the smallest on top once it is full. */
 struct gathering {
     uint32_t slot;
     uint64_t from;
-    struct chunk_place *places;
-    size_t limit;
-    size_t count;
+    struct smallest places;
 };
 
-static void sift_down(struct chunk_place *heap, size_t count, size_t at)
-{
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= count)
-            return;
-        if (child + 1 < count && heap[child + 1].offset > heap[child].offset)
-            child++;
-        if (heap[at].offset >= heap[child].offset)
-            return;
-        struct chunk_place swap = heap[at];
-        heap[at] = heap[child];
-        heap[child] = swap;
-        at = child;
-    }
-}
+static const struct smallest_item place_item = {
+    .bytes = sizeof(struct chunk_place),
+    .key_at = offsetof(struct chunk_place, offset),
+};
 
 static void gather(void *argument, const struct chunk_place *place)
 {
     struct gathering *gathering = argument;
-    if (place->slot != gathering->slot || place->offset < gathering->from)
-        return;
-    if (gathering->count < gathering->limit) {
-        gathering->places[gathering->count++] = *place;
-        if (gathering->count == gathering->limit)
-            for (size_t i = gathering->limit / 2; i-- > 0;)
-                sift_down(gathering->places, gathering->limit, i);
-    } else if (place->offset < gathering->places[0].offset) {
-        gathering->places[0] = *place;
-        sift_down(gathering->places, gathering->limit, 0);
-    }
-}
-
-static int by_offset(const void *left, const void *right)
-{
-    const struct chunk_place *a = left;
-    const struct chunk_place *b = right;
-    return a->offset < b->offset ? -1 : a->offset > b->offset;
+    if (place->slot == gathering->slot && place->offset >= gathering->from)
+        smallest_offer(&gathering->places, place_item, place);
 }
 
 size_t inspect_gather(engine_store *store, uint32_t slot, uint64_t from, struct chunk_place *places, size_t limit)
 {
-    struct gathering gathering = {.slot = slot, .from = from, .places = places, .limit = limit};
+    struct gathering gathering = {.slot = slot, .from = from, .places = {.items = places, .limit = limit}};
     if (limit == 0)
         return 0;
     chunk_index_visit(store->index, gather, &gathering);
-    if (gathering.count > 1)
-        qsort(places, gathering.count, sizeof places[0], by_offset);
-    return gathering.count;
+    smallest_sort(&gathering.places, place_item);
+    return gathering.places.count;
 }
 
 static uint32_t public_state(enum volume_state state)

@@ -3,58 +3,25 @@
  * and serve the calls that follow, until a put lands among them.
  */
 #include <stdlib.h>
-#include <string.h>
 
 #include "failure.h"
+#include "smallest.h"
 #include "store.h"
 
 #define BUILDS_MAX 3
 
-/* A binary heap with the largest of the smallest on top. */
 struct gathering {
     uint64_t after;
-    uint64_t *fids;
-    size_t count;
+    struct smallest fids;
 };
 
-static void sift_down(uint64_t *heap, size_t count, size_t at)
-{
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= count)
-            return;
-        if (child + 1 < count && heap[child + 1] > heap[child])
-            child++;
-        if (heap[at] >= heap[child])
-            return;
-        uint64_t swap = heap[at];
-        heap[at] = heap[child];
-        heap[child] = swap;
-        at = child;
-    }
-}
+static const struct smallest_item fid_item = {.bytes = sizeof(uint64_t), .key_at = 0};
 
 static void gather(void *argument, const struct chunk_place *place)
 {
     struct gathering *gathering = argument;
-    if (place->fid <= gathering->after)
-        return;
-    if (gathering->count < LISTING_WINDOW) {
-        gathering->fids[gathering->count++] = place->fid;
-        if (gathering->count == LISTING_WINDOW)
-            for (size_t i = LISTING_WINDOW / 2; i-- > 0;)
-                sift_down(gathering->fids, LISTING_WINDOW, i);
-    } else if (place->fid < gathering->fids[0]) {
-        gathering->fids[0] = place->fid;
-        sift_down(gathering->fids, LISTING_WINDOW, 0);
-    }
-}
-
-static int ascending(const void *left, const void *right)
-{
-    uint64_t a = *(const uint64_t *)left;
-    uint64_t b = *(const uint64_t *)right;
-    return a < b ? -1 : a > b;
+    if (place->fid > gathering->after)
+        smallest_offer(&gathering->fids, fid_item, &place->fid);
 }
 
 void listing_note(engine_store *store, uint64_t fid)
@@ -84,7 +51,10 @@ static int build(engine_store *store, uint64_t after_fid, engine_error *error)
     if (listing->fids == NULL)
         return failure(error, ENGINE_NO_MEMORY, 0, "no memory for a listing");
     for (int tries = 0; tries < BUILDS_MAX; tries++) {
-        struct gathering gathering = {.after = after_fid, .fids = listing->fids};
+        struct gathering gathering = {
+            .after = after_fid,
+            .fids = {.items = listing->fids, .limit = LISTING_WINDOW},
+        };
         /* Declared valid before the pass: a put that the pass may have missed takes it back. */
         pthread_mutex_lock(&listing->lock);
         listing->low = after_fid;
@@ -92,8 +62,8 @@ static int build(engine_store *store, uint64_t after_fid, engine_error *error)
         listing->valid = true;
         pthread_mutex_unlock(&listing->lock);
         chunk_index_visit(store->index, gather, &gathering);
-        listing->count = gathering.count;
-        qsort(listing->fids, listing->count, sizeof listing->fids[0], ascending);
+        smallest_sort(&gathering.fids, fid_item);
+        listing->count = gathering.fids.count;
         pthread_mutex_lock(&listing->lock);
         if (listing->count == LISTING_WINDOW)
             listing->high = listing->fids[LISTING_WINDOW - 1];
