@@ -37,6 +37,8 @@ engine_options options_of(void);
 int put(engine_store *store, uint64_t fid, engine_error *error);
 /* The status of reading the whole chunk; OK only with the right bytes. */
 int get(engine_store *store, uint64_t fid);
+/* How many puts wait for an appender. */
+uint64_t queued(engine_store *store);
 void empty_directory(const char *directory);
 void remove_checkpoints(const char *directory);
 void check_sums(engine_store *store);

@@ -34,16 +34,6 @@ static void pause_until(bool (*holds)(struct disk *disk, uint64_t value), struct
     CHECK(false && "waited too long");
 }
 
-static uint64_t queued(engine_store *store)
-{
-    uint64_t count = 0;
-    pthread_mutex_lock(&store->queue.lock);
-    for (const struct put *put = store->queue.first; put != NULL; put = put->next)
-        count++;
-    pthread_mutex_unlock(&store->queue.lock);
-    return count;
-}
-
 static bool has_queued(struct disk *disk, uint64_t count)
 {
     return queued(disk->store) == count;

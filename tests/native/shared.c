@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "engine_test.h"
+#include "store.h"
 
 engine_options options_of(void)
 {
@@ -211,4 +212,14 @@ void check_after_fault(const char *directory, const enum known *known)
         CHECK(get(store, fid) == ENGINE_OK);
     CHECK(snapshot_of(store).chunks == first.chunks + 8);
     engine_free(store);
+}
+
+uint64_t queued(engine_store *store)
+{
+    uint64_t count = 0;
+    pthread_mutex_lock(&store->queue.lock);
+    for (const struct put *put = store->queue.first; put != NULL; put = put->next)
+        count++;
+    pthread_mutex_unlock(&store->queue.lock);
+    return count;
 }

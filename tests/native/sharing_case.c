@@ -71,16 +71,6 @@ static void *put_one(void *argument)
     return NULL;
 }
 
-static uint64_t waiting(engine_store *store)
-{
-    uint64_t count = 0;
-    pthread_mutex_lock(&store->queue.lock);
-    for (const struct put *put = store->queue.first; put != NULL; put = put->next)
-        count++;
-    pthread_mutex_unlock(&store->queue.lock);
-    return count;
-}
-
 static void open_world(struct world *world, const char *directory, engine_options *options)
 {
     engine_error error;
@@ -135,7 +125,7 @@ static void check_small_ones_share_a_sync(struct world *world)
             pause_a_moment();
         }
     }
-    for (int pauses = 0; waiting(world->store) < SMALL_CHUNKS - 1; pauses++) {
+    for (int pauses = 0; queued(world->store) < SMALL_CHUNKS - 1; pauses++) {
         CHECK(pauses < PAUSES_MAX);
         pause_a_moment();
     }

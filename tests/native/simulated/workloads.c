@@ -143,16 +143,6 @@ static void *put_in_thread(void *argument)
     return NULL;
 }
 
-static uint64_t queued(engine_store *store)
-{
-    uint64_t count = 0;
-    pthread_mutex_lock(&store->queue.lock);
-    for (const struct put *put = store->queue.first; put != NULL; put = put->next)
-        count++;
-    pthread_mutex_unlock(&store->queue.lock);
-    return count;
-}
-
 /* One chunk whose sync is held, and behind it `count` that become one batch. */
 static void step_batch(struct run *run, uint64_t count)
 {
