@@ -11,22 +11,20 @@ A directory belongs to one server id for ever, and to one cluster from the momen
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import time
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from wire import directory_lock
 from wire.errors import BadRequest, Conflict, Unavailable
 from wire.files import PRIVATE_DIRECTORY, replace_file
-from wire.space_reserve import FILES, give_up
 from wire.values import from_json
 
 _FORMAT = 1
-_LOCK_POLL_S = 0.05
+_LOCK = "server.lock"
 _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -61,7 +59,7 @@ class DataDirectory:
             raise BadRequest(f"{server_id!r} is no server id: 1 to 64 letters, digits, '.', '_' or '-'")
         try:
             path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
-            lock_fd = _lock(path, lock_wait_s)
+            lock_fd = directory_lock.lock(path, _LOCK, wait_s=lock_wait_s)
             try:
                 return cls(path, lock_fd, _load_or_create(path, server_id))
             except BaseException:
@@ -105,28 +103,6 @@ class DataDirectory:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
-
-
-def _lock(path: Path, wait_s: float) -> int:
-    fd = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    deadline = time.monotonic() + wait_s
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as exc:
-                if time.monotonic() >= deadline:
-                    holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                    raise Conflict(f"data directory {path} is in use by another process (process id {holder})") from exc
-                time.sleep(_LOCK_POLL_S)
-        give_up(path, *FILES)  # starting writes too, if only this process id
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        return fd
-    except BaseException:
-        os.close(fd)
-        raise
 
 
 def _load_or_create(path: Path, server_id: str | None) -> Identity:

@@ -11,14 +11,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from wire import space_reserve
+from wire import directory_lock, space_reserve
 from wire.auth import ClusterKey
 from wire.errors import Conflict, Unavailable
 from wire.files import PRIVATE_DIRECTORY, replace_file
@@ -60,13 +59,13 @@ class ServerData:
 def open_data(path: Path) -> ServerData:
     """Open or create the directory and hold it.
 
-    Raises Conflict when another server has it open, when it holds something else, or was written by a newer program;
+    Raises Conflict when another process has it open, when it holds something else, or was written by a newer program;
     Unavailable when it cannot be used.
     """
     path = path.absolute()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
-        lock_fd = _lock(path)
+        lock_fd = directory_lock.lock(path, _LOCK)
         try:
             cluster_id = _identity(path)
             if not (path / KEY_FILE).exists():
@@ -77,23 +76,6 @@ def open_data(path: Path) -> ServerData:
             raise
     except OSError as exc:
         raise Unavailable(f"data directory {path} cannot be used: {exc.strerror or exc}") from exc
-
-
-def _lock(path: Path) -> int:
-    lock_fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            holder = os.pread(lock_fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise Conflict(f"data directory {path} is in use by another server (process id {holder})") from exc
-        space_reserve.give_up(path, *space_reserve.FILES)  # starting writes too, if only this process id
-        os.ftruncate(lock_fd, 0)
-        os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
-        return lock_fd
-    except BaseException:
-        os.close(lock_fd)
-        raise
 
 
 def _identity(path: Path) -> str:
