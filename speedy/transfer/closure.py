@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from speedy.transfer.documents import Descriptor, Document, Platform
+from speedy.transfer.documents import CONFIG_TYPES, Descriptor, Document, Platform, parse_config_platform
 from speedy.transfer.errors import TransferError
 
 _DEPTH_MAX: Final = 8
@@ -49,7 +49,8 @@ def gather(tops: list[Document], fetch: Fetch) -> Closure:
 
 
 def for_platform(top: Document, platform: Platform, fetch: Fetch) -> Document:
-    """The one manifest for `platform`; a manifest that is no index is taken as it is. Raises TransferError for none."""
+    """The one manifest for `platform`; a manifest that is no index is taken as it is (`check_platform` knows better).
+    Raises TransferError for none."""
     for _ in range(_DEPTH_MAX):
         if not top.descriptor.is_index:
             return top
@@ -60,3 +61,14 @@ def for_platform(top: Document, platform: Platform, fetch: Fetch) -> Document:
             raise TransferError(f"there is no image for {platform}; there is {offered or 'none for any platform'}")
         top = fetch(found[0])
     raise TransferError(f"{top.descriptor.digest}: an index that is too deep")
+
+
+def check_platform(image: Document, platform: Platform, read: Callable[[Descriptor], bytes]) -> None:
+    """Whether the only image that there is is for `platform`: its configuration, which `read` gives, tells. What does
+    not say what it is for, as artifacts do not, is for any. Raises TransferError for an image of another platform."""
+    if image.config is None or image.config.media_type not in CONFIG_TYPES:
+        return
+    found = parse_config_platform(read(image.config))
+    if found is None or platform.matches(replace(found, variant=found.variant or platform.variant)):
+        return
+    raise TransferError(f"there is no image for {platform}; there is one, for {found}")

@@ -20,6 +20,10 @@ DOCUMENT_TYPES: Final = frozenset({OCI_MANIFEST, OCI_ARTIFACT, DOCKER_MANIFEST})
 
 #: largest manifest that is read, bytes (what the specification asks registries to take)
 DOCUMENT_BYTES_MAX: Final = 4 << 20
+#: blobs that tell which platform an image is for
+CONFIG_TYPES: Final = frozenset(
+    {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
+)
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})")
 
 
@@ -98,6 +102,15 @@ def parse_platform(text: str) -> Platform:
     if len(parts) not in (2, 3) or not all(parts):
         raise TransferError(f"{text!r} is not a platform like linux/amd64 or linux/arm64/v8")
     return Platform(*parts)
+
+
+def parse_config_platform(content: bytes) -> Platform | None:
+    """What an image's configuration says that it is for; None where it does not say."""
+    try:
+        fields = json.loads(content)
+        return Platform(str(fields["os"]), str(fields["architecture"]), str(fields.get("variant") or ""))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def parse_document(content: bytes, media_type: str = "", expected_digest: str = "") -> Document:

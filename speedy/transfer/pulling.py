@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from speedy.transfer.cache import Cache
-from speedy.transfer.closure import Closure, for_platform, gather
+from speedy.transfer.closure import Closure, check_platform, for_platform, gather
 from speedy.transfer.documents import Descriptor, Document, Platform
 from speedy.transfer.downloading import Download
 from speedy.transfer.layout import Layout
@@ -24,6 +24,8 @@ class PullOptions:
     jobs: int
     retries: RetryLimits
     platform: Platform | None = None
+    #: which one of several is taken where no platform is asked for
+    prefers: Platform | None = None
     with_referrers: bool = False
 
 
@@ -52,8 +54,12 @@ class Pull:
     def find(self) -> None:
         """The manifests, before `run`. Raises TransferError."""
         top = self._manifest(self._place.reference)
-        if self._options.platform is not None:
-            top = for_platform(top, self._options.platform, self._document)
+        asked = self._options.platform
+        if asked is not None and not top.descriptor.is_index:
+            check_platform(top, asked, self._config)
+        wanted = asked or self._options.prefers
+        if wanted is not None:
+            top = for_platform(top, wanted, self._document)
         closure = gather([top], self._document)
         if self._options.with_referrers:
             self._referrers = self._find_referrers(closure.documents)
@@ -117,6 +123,11 @@ class Pull:
                     found[descriptor.digest] = self._document(descriptor)
                     waiting.append(descriptor.digest)
         return list(found.values())
+
+    def _config(self, config: Descriptor) -> bytes:
+        return patiently(
+            lambda: self._repository.small_blob(config), self._options.retries, self._stop, self._progress.tell
+        )
 
     def _document(self, descriptor: Descriptor) -> Document:
         return self._manifest(descriptor.digest)

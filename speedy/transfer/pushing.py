@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from speedy.transfer.cache import Cache
-from speedy.transfer.closure import Closure, for_platform, gather
-from speedy.transfer.documents import Descriptor, Document, Platform
+from speedy.transfer.closure import Closure, check_platform, for_platform, gather
+from speedy.transfer.documents import DOCUMENT_BYTES_MAX, Descriptor, Document, Platform
 from speedy.transfer.errors import TransferError
 from speedy.transfer.outcome import Outcome
 from speedy.transfer.parallel import run_all
@@ -55,6 +55,10 @@ class Push:
         """Raises TransferError; what was sent until then is kept for the next run."""
         top = source.top()
         if self._options.platform is not None:
+            if not top.descriptor.is_index:
+                check_platform(
+                    top, self._options.platform, lambda config: source.content(config).read(DOCUMENT_BYTES_MAX)
+                )
             top = for_platform(top, self._options.platform, source.document)
         if self._place.digest and self._place.digest != top.descriptor.digest:
             raise TransferError(f"the image has the digest {top.descriptor.digest}, not {self._place.digest}")

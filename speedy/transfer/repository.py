@@ -16,7 +16,9 @@ from speedy.transfer.documents import (
     OCI_ARTIFACT,
     OCI_INDEX,
     OCI_MANIFEST,
+    Descriptor,
     Document,
+    digest_of,
     parse_document,
 )
 from speedy.transfer.errors import Damaged, Refused, Unreachable
@@ -83,6 +85,16 @@ class Repository:
             answer.close()
             raise Damaged(f"{answer.where}: asked for bytes from {start}, got {answer.headers.get('Content-Range')!r}")
         return answer, start
+
+    def small_blob(self, blob: Descriptor) -> bytes:
+        """All of it, as large as a manifest may be at most. Raises Damaged where the bytes have another digest."""
+        answer, _ = self.read_blob(blob.digest, 0)
+        with answer:
+            content = answer.body(DOCUMENT_BYTES_MAX)
+        found = digest_of(content, blob.digest.partition(":")[0])
+        if found != blob.digest:
+            raise Damaged(f"{self.name}: the registry's bytes for {blob.digest} have the digest {found}")
+        return content
 
     def open_upload(self, digest: str, source: str | None = None) -> Session | None:
         """A new session; or None: the blob was mounted from the repository `source`."""

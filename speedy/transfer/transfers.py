@@ -88,8 +88,9 @@ def pull(src: str, dest: str, options: TransferOptions, progress: Progress) -> O
     pull_options = PullOptions(
         jobs=options.jobs,
         retries=RetryLimits(failures_max=options.retries),
+        platform=_platform(options),
         # docker's forms hold one image: the one for this machine, unless another is asked for.
-        platform=_platform(options) or (_own_platform() if for_docker else None),
+        prefers=_own_platform() if for_docker else None,
         with_referrers=options.referrers and not for_docker,
     )
     cache, stop = _cache(options), Stop()

@@ -68,6 +68,35 @@ def test_what_cannot_be_had_leaves_nothing_and_no_hope(client: Client, platforms
     assert {path.name for path in tmp_path.iterdir()} == {"client"}
 
 
+def test_an_image_of_another_platform_is_refused_where_one_is_asked_for(
+    client: Client, small: Image, platforms: Index, tmp_path: Path
+) -> None:
+    with SmallRegistry() as registry:
+        place = f"{registry.address}/a"
+        done = client.run("push", small.archive, f"{place}:v1", "--platform", "linux/arm64", code=1)
+        assert "there is no image for linux/arm64; there is one, for linux/amd64" in done.stderr
+        assert (registry.content.blobs, registry.content.manifests) == ({}, {})
+        client.run("push", small.archive, f"{place}:v1", "--platform", "linux/amd64")
+        done = client.run("pull", f"{place}:v1", tmp_path / "none", "--platform", "linux/arm64", code=1)
+        assert "there is no image for linux/arm64; there is one, for linux/amd64" in done.stderr
+        client.run("pull", f"{place}:v1", tmp_path / "variant", "--platform", "linux/amd64/v2")
+        # Where nothing was asked for, this machine's platform is no more than a preference.
+        client.run("push", platforms.layout, f"{place}:other", "--platform", "linux/arm64")
+        client.run("pull", f"{place}:other", tmp_path / "other.tar")
+    assert {path.name for path in tmp_path.iterdir()} == {"client", "variant", "other.tar"}
+
+
+def test_what_names_no_platform_is_taken_for_any(client: Client, tmp_path: Path) -> None:
+    chart = b'{"name": "chart", "os": "plan9", "architecture": "mips"}'
+    config = {"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": digest_of(chart), "size": len(chart)}
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": []}).encode()
+    stored = Content(blobs={digest_of(chart): chart}, manifests={"v1": (kind, manifest)})
+    with SmallRegistry(content=stored) as registry:
+        client.run("pull", f"{registry.address}/a:v1", tmp_path / "layout", "--platform", "linux/amd64")
+    assert digest_of(chart) in layout_blobs(tmp_path / "layout")
+
+
 def test_a_name_that_does_not_exist_is_told_at_once_and_before_layers_are_packed(client: Client, small: Image) -> None:
     done = client.run("push", small.archive, "registry.invalid/a:v1", code=1)
     (line,) = done.stderr.splitlines()
