@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 from urllib3.util import Timeout
 
 from speedy.transfer.content import PIECE_BYTES
-from speedy.transfer.errors import Busy, Damaged, Refused, TransferError, Unreachable
+from speedy.transfer.errors import Busy, Damaged, NobodyThere, Refused, TransferError, Unreachable
 
 CONNECT_TIMEOUT_S: Final = 20.0
 #: longest silence of a registry; closing a large upload may take some that long
@@ -218,6 +218,8 @@ class Connection:
             reason = _inner(error)
             if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME and not self._answered:
                 raise UnknownHost(f"{where}: {_reason(error)}") from error
+            if isinstance(reason, ConnectionRefusedError) and not self._answered:
+                raise NobodyThere(f"{where}: {_reason(error)}: no registry listens there") from error
             raise Unreachable(f"{where}: {_reason(error)}") from error
         self._answered = True
         return Answer(where, url, response)

@@ -4,6 +4,7 @@ TransferError
 ├── Refused               the registry answered with an error (status, codes)
 │   └── Busy              ... that may pass: 408, 429, 5xx (retry_after_s)
 ├── Unreachable           no connection, a time-out, a connection that broke
+│   └── NobodyThere       ... refused where nothing has ever answered
 ├── Damaged               bytes do not have the digest or the size they are named by
 └── Stopped               somebody pressed Ctrl-C, or another layer failed
 """
@@ -42,6 +43,10 @@ class Busy(Refused):
 
 class Unreachable(TransferError):
     retryable: ClassVar[bool] = True
+
+
+class NobodyThere(Unreachable):
+    """Nothing listens at the address, and never did while this run asked: worth a few tries, not minutes."""
 
 
 class Damaged(TransferError):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from speedy.transfer.errors import Busy, Stopped, TransferError
+from speedy.transfer.errors import Busy, NobodyThere, Stopped, TransferError
 
 _Result = TypeVar("_Result")
 
@@ -52,6 +52,8 @@ class RetryLimits:
     """`failures_max` in a row, without any progress between them, end a transfer. Pauses double up to `pause_max_s`."""
 
     failures_max: int = 8
+    #: where nothing has answered yet: a registry that is being started, not one that is gone for a while
+    nobody_there_max: int = 3
     pause_first_s: float = 0.5
     pause_max_s: float = 30.0
     #: a registry that asks for a longer wait (Retry-After) is asked again after this time
@@ -71,7 +73,10 @@ class Patience:
     def failed(self, error: TransferError) -> None:
         """Waits before the next try. Raises `error` when there have been too many, Stopped when told to end."""
         self._failures += 1
-        if self._failures > self._limits.failures_max:
+        failures_max = self._limits.failures_max
+        if isinstance(error, NobodyThere):
+            failures_max = min(failures_max, self._limits.nobody_there_max)
+        if self._failures > failures_max:
             raise error
         pause_s = min(self._limits.pause_max_s, self._limits.pause_first_s * 2 ** (self._failures - 1))
         pause_s *= random.uniform(0.75, 1.25)  # noqa: S311 - spreads clients, hides nothing

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from speedy.transfer.authorization import RegistryAuthorization
+from speedy.transfer.connection import Connection, Tls
+from speedy.transfer.errors import NobodyThere, Unreachable
+from speedy.transfer.repository import Repository
 from tests.clients.images import Image, Index, layout_blobs
+from tests.ports import free_port
 from tests.transfer.conftest import Client
 from tests.transfer.small_registry import Content, SmallRegistry, digest_of
 
@@ -95,6 +101,29 @@ def test_what_names_no_platform_is_taken_for_any(client: Client, tmp_path: Path)
     with SmallRegistry(content=stored) as registry:
         client.run("pull", f"{registry.address}/a:v1", tmp_path / "layout", "--platform", "linux/amd64")
     assert digest_of(chart) in layout_blobs(tmp_path / "layout")
+
+
+def test_where_nothing_listens_it_gives_up_after_seconds(client: Client, platforms: Index, tmp_path: Path) -> None:
+    place = f"127.0.0.1:{free_port()}/a:v1"
+    for arguments in (["push", platforms.layout, place], ["pull", place, tmp_path / "layout"]):
+        start_s = time.monotonic()
+        done = client.run(*arguments, code=1)
+        assert "Connection refused: no registry listens there" in done.stderr.splitlines()[-2]
+        assert 2.0 < time.monotonic() - start_s < 30.0  # a registry that is being started has some time
+    assert not (tmp_path / "layout").exists()
+
+
+def test_who_has_answered_once_is_waited_for() -> None:
+    with SmallRegistry() as registry:
+        base_url = f"http://{registry.address}"
+        connection = Connection(base_url, Tls(), RegistryAuthorization(base_url, None), agent="test")
+        repository = Repository(connection, "a", may_write=True)
+        repository.greet()
+    connection.close()  # also the connection that was kept
+    with pytest.raises(Unreachable, match="refused") as caught:
+        repository.greet()
+    connection.close()
+    assert not isinstance(caught.value, NobodyThere)
 
 
 def test_a_name_that_does_not_exist_is_told_at_once_and_before_layers_are_packed(client: Client, small: Image) -> None:
