@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import threading
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from speedy.transfer.errors import Damaged
+from speedy.transfer.errors import Damaged, TransferError
 
 PIECE_BYTES: Final = 1 << 20
 _PIECES_WAITING_MAX: Final = 4
+#: the longest that hashing what waits may take: some MiB, on a machine that is busy or was asleep
+_HASHING_TIMEOUT_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,13 @@ class Hash(Protocol):
 class RunningDigest:
     """A digest that a thread of its own computes while the caller sends or writes the same bytes.
 
-    At most four pieces wait. Close it, or use `with`.
+    At most four pieces wait. `update` and `digest` raise TransferError where the thread does not get on. Close it, or
+    use `with`.
     """
 
-    def __init__(self, algorithm: str) -> None:
+    def __init__(self, algorithm: str, timeout_s: float = _HASHING_TIMEOUT_S) -> None:
         self._algorithm = algorithm
+        self._timeout_s = timeout_s
         self._hash: Hash = hashlib.new(algorithm)
         self._pieces: queue.Queue[bytes | None] = queue.Queue(_PIECES_WAITING_MAX)
         self.position = 0
@@ -69,24 +74,34 @@ class RunningDigest:
         self._thread.start()
 
     def update(self, piece: bytes) -> None:
-        self._pieces.put(piece)
+        try:
+            self._pieces.put(piece, timeout=self._timeout_s)
+        except queue.Full:
+            raise self._stuck() from None
         self.position += len(piece)
 
     def digest(self) -> str:
         """Of everything so far ("sha256:..."). Ends the thread: nothing can be added any more."""
         self.close()
+        if self._thread.is_alive():
+            raise self._stuck()
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
     def close(self) -> None:
+        """Waits for the thread, but not for ever: one that is stuck ends with the process."""
         if self._thread.is_alive():
-            self._pieces.put(None)
-            self._thread.join()
+            with contextlib.suppress(queue.Full):
+                self._pieces.put(None, timeout=self._timeout_s)
+                self._thread.join(self._timeout_s)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _stuck(self) -> TransferError:
+        return TransferError(f"computing a digest did not get on for {self._timeout_s:g} s")
 
     def _run(self) -> None:
         while (piece := self._pieces.get()) is not None:
