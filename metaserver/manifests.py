@@ -53,6 +53,8 @@ _REFERRING = (
     _links.c.subject == bindparam("of_subject"),
     _links.c.digest > bindparam("after"),
 )
+# Looked for among the manifests that refer to one digest, which an index finds: no index of its own, which every push
+# would pay for.
 _OF_TYPE = _links.c.artifact_type == bindparam("of_type")
 _REFERRER_SIZES = (
     select(_links.c.digest, func.length(_links.c.annotations))
