@@ -1,4 +1,8 @@
-"""The ChunkMaster's schema: brings a database to it, and tells when a database has another one."""
+"""The ChunkMaster's schema: brings a database to it, and tells when a database has another one.
+
+Revisions are named m0001, m0002, ..., with a letter that the MetaServer's do not have: databases that exist name theirs
+so, and a program from before a change of names would take the new one for a newer schema.
+"""
 
 from __future__ import annotations
 
