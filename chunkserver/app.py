@@ -38,7 +38,6 @@ from chunkserver.interface import ChunkInfo, ChunkServer
 from chunkserver.metrics import StoreCollector
 from chunkserver.payloads import PayloadMemory
 from chunkserver.upkeep_routes import add_upkeep_routes
-from native.checksum import crc32c
 from wire.arguments import announced_crc32c, number, query_number
 from wire.auth import ClusterKey
 from wire.body import RequestBody
@@ -137,8 +136,7 @@ def _add_reading_routes(app: Flask, store: ChunkServer, outgoing: PayloadMemory)
         part = _part(request.range, info)
         payload = outgoing.lend(part.length)
         try:
-            store.read_into(info.fid, part.first, payload.view)
-            crc = info.crc32c if part.length == info.length else crc32c(payload.view)
+            crc = store.read_into(info.fid, part.first, payload.view)
         except BaseException:
             payload.release()
             raise

@@ -54,23 +54,24 @@ class HttpChunkStore:
         check_payload(fid, view.nbytes, crc32c)
         self._client.upload("PUT", f"/v1/chunks/{fid}", view, headers={CRC_HEADER: f"{crc32c:08x}"})
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
         check_fid(fid)
         view = memoryview(buffer).cast("B")
         if view.nbytes == 0 or offset < 0:
             # HTTP has no range of no bytes
             check_range(fid, offset, view.nbytes, self.info(fid).length)
-            return
+            return 0
         wanted = {"Range": f"bytes={offset}-{offset + view.nbytes - 1}"}
         headers = self._client.read_into(f"/v1/chunks/{fid}", view, headers=wanted)
         announced = headers.get(CRC_HEADER.lower(), "")
-        actual = f"{crc32c_of(view):08x}"
-        if announced != actual:
+        actual = crc32c_of(view)
+        if announced != f"{actual:08x}":
             raise ChunkUnreadable(
                 f"chunk {fid} changed on the way from {self._client.base_url}: "
-                f"crc32c {announced!r} was sent, {actual} came",
+                f"crc32c {announced!r} was sent, {actual:08x} came",
                 fid=fid,
             )
+        return actual
 
     def info(self, fid: int) -> ChunkInfo:
         check_fid(fid)

@@ -127,12 +127,12 @@ class LocalChunkStore(LocalUpkeep):
         except EngineError as exc:
             raise translated(exc, fid) from exc
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
         check_fid(fid)
         if offset < 0:
             raise errors.RangeNotSatisfiable(f"chunk {fid} has no byte {offset}")
         try:
-            self._engine.read_into(fid, offset, buffer)
+            return self._engine.read_into(fid, offset, buffer)
         except EngineError as exc:
             raise translated(exc, fid) from exc
 

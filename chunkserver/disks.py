@@ -66,7 +66,7 @@ class Chunks(Protocol):
     """What a ChunkServer needs of its store; described in native.engine.Engine."""
 
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None: ...
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None: ...
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int: ...
     def info(self, fid: int) -> ChunkInfo: ...
     def delete(self, fid: int) -> bool: ...
     def iterate(self, after_fid: int = 0, limit: int = 1000) -> list[ChunkInfo]: ...
@@ -209,8 +209,8 @@ class Disks:
         ]
         return [disk for *_, disk in sorted(keyed, reverse=True)]
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
-        self._find(fid, lambda disk: disk.engine.read_into(fid, offset, buffer))
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
+        return self._find(fid, lambda disk: disk.engine.read_into(fid, offset, buffer))
 
     def info(self, fid: int) -> ChunkInfo:
         return self._find(fid, lambda disk: disk.chunk(disk.engine.info(fid)))

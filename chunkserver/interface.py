@@ -148,8 +148,9 @@ class ChunkStore(Protocol):
         """
         ...
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
-        """Fill `buffer` exactly with the chunk's bytes from `offset` on, verified before this returns.
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
+        """Fill `buffer` exactly with the chunk's bytes from `offset` on, verified before this returns; the CRC-32C of
+        what is in `buffer` now, computed from there and not taken from elsewhere.
 
         Raises ChunkNotFound, RangeNotSatisfiable (asks beyond the end), ChunkUnreadable (stored bytes are damaged).
         """

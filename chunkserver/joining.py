@@ -64,8 +64,8 @@ class JoiningChunkStore:
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
         self._opened().put(fid, payload, crc32c)
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
-        self._opened().read_into(fid, offset, buffer)
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
+        return self._opened().read_into(fid, offset, buffer)
 
     def info(self, fid: int) -> ChunkInfo:
         return self._opened().info(fid)

@@ -84,11 +84,12 @@ class MemoryChunkStore:
             self._tail += len(stored)
             self._fid_max = max(self._fid_max, fid)
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
         view = memoryview(buffer).cast("B")
         stored, info = self._get(fid)
         check_range(fid, offset, view.nbytes, info.length)
         view[:] = stored[offset : offset + view.nbytes]
+        return crc32c_of(view)
 
     def info(self, fid: int) -> ChunkInfo:
         return self._get(fid)[1]

@@ -23,7 +23,6 @@ from chunkserver.interface import CHUNK_BYTES_MAX
 from imageserver.counters import Counters
 from imageserver.interface import ChunkRef, ImageStore
 from imageserver.protocol import DELETE_MAX
-from native.checksum import crc32c as crc32c_of
 from wire.arguments import announced_crc32c, body_as, query_number
 from wire.auth import ClusterKey
 from wire.body import RequestBody
@@ -101,9 +100,9 @@ def create_app(
         buffer = pool.acquire(buffers.wait_s)
         try:
             view = buffer[: stop - start]
-            store.read_chunk_into(ref, start, view)
+            crc32c = store.read_chunk_into(ref, start, view)
             whole = stop - start == ref.length
-            headers = {CRC_HEADER: f"{ref.crc32c if whole else crc32c_of(view):08x}"}
+            headers = {CRC_HEADER: f"{crc32c:08x}"}
             if not whole:
                 headers["Content-Range"] = f"bytes {start}-{stop - 1}/{ref.length}"
             return StreamResponse.of_buffer(

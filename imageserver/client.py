@@ -106,29 +106,31 @@ class HttpImageStore:
 
         return self._ask("put a chunk", put, self._limits.put_timeout_s)
 
-    def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> None:
+    def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> int:
         view = memoryview(buffer)
         if offset < 0 or offset + view.nbytes > ref.length:
             raise RangeNotSatisfiable(
                 f"bytes [{offset}, {offset + view.nbytes}) of fid {ref.fid}, which has {ref.length}", length=ref.length
             )
         if not view.nbytes and ref.length:
-            return  # HTTP has no form for an empty part
+            return 0  # HTTP has no form for an empty part
         whole = view.nbytes == ref.length
         path = f"/v1/chunks/{ref.group_id}/{ref.fid}"
         params = {"length": ref.length, "crc32c": ref.crc32c}
         headers = {} if whole else {"Range": f"bytes={offset}-{offset + view.nbytes - 1}"}
 
-        def read(server: ServiceClient, timeout_s: float) -> None:
+        def read(server: ServiceClient, timeout_s: float) -> int:
             told = server.read_into(path, view, params=params, headers=headers, read_timeout_s=timeout_s)
             expected = f"{ref.crc32c:08x}" if whole else told.get(CRC_HEADER.lower(), "")
-            actual = f"{crc32c_of(view):08x}"
-            if actual != expected:
+            actual = crc32c_of(view)
+            if f"{actual:08x}" != expected:
                 raise ChecksumMismatch(
-                    f"fid {ref.fid} from {server.base_url}: CRC-32C {actual} instead of {expected!r}"
+                    f"fid {ref.fid} from {server.base_url}: CRC-32C {actual:08x} instead of {expected!r}"
                 )
+            return actual
 
-        self._ask(f"read fid {ref.fid}", read, self._limits.read_timeout_s, partial(ChunkUnreadable, fid=ref.fid))
+        unreadable = partial(ChunkUnreadable, fid=ref.fid)
+        return self._ask(f"read fid {ref.fid}", read, self._limits.read_timeout_s, unreadable)
 
     def delete_chunks(self, refs: Sequence[ChunkRef]) -> list[ChunkRef]:
         left: list[ChunkRef] = []

@@ -179,20 +179,22 @@ class LocalImageStore:
                 )
 
     # -- reading ---------------------------------------------------------------------------------------------------
-    def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> None:
+    def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> int:
         view = memoryview(buffer)
         if offset < 0 or offset + view.nbytes > ref.length:
             raise RangeNotSatisfiable(
                 f"bytes {offset}-{offset + view.nbytes - 1} of fid {ref.fid}, which has {ref.length}", length=ref.length
             )
-        errors = self._read_any(self._table.group(ref.group_id), ref, offset, view)
-        if errors is not None and all(isinstance(error, ChunkNotFound) for error in errors.values()):
+        errors: dict[str, SpeedyError] = {}
+        crc32c = self._read_any(self._table.group(ref.group_id), ref, offset, view, errors)
+        if crc32c is None and all(isinstance(error, ChunkNotFound) for error in errors.values()):
             # Also an unknown group: the table may be older than the chunk.
             self._table.refresh(whole=True)
-            errors = self._read_any(self._table.group(ref.group_id), ref, offset, view)
-        if errors is None:
+            errors.clear()
+            crc32c = self._read_any(self._table.group(ref.group_id), ref, offset, view, errors)
+        if crc32c is not None:
             self.counters.add(chunks_read=1, bytes_read=view.nbytes)
-            return
+            return crc32c
         if errors and all(isinstance(error, ChunkNotFound) for error in errors.values()):
             raise ChunkNotFound(f"no member of group {ref.group_id} has fid {ref.fid}", fid=ref.fid)
         self.counters.add(chunks_unreadable=1)
@@ -202,16 +204,16 @@ class LocalImageStore:
         raise kind(f"no good copy of fid {ref.fid} in group {ref.group_id}: {told}", fid=ref.fid)
 
     def _read_any(
-        self, group: Group | None, ref: ChunkRef, offset: int, view: memoryview
-    ) -> dict[str, SpeedyError] | None:
-        """Try every member; None when one of them filled `view`, else what each of them answered."""
-        errors: dict[str, SpeedyError] = {}
+        self, group: Group | None, ref: ChunkRef, offset: int, view: memoryview, errors: dict[str, SpeedyError]
+    ) -> int | None:
+        """Try every member; the CRC-32C of `view` when one of them filled it, None when none did. `errors` gets what
+        those that did not have answered."""
         for member in self._in_reading_order(group.members if group is not None else (), ref.fid):
             try:
                 # In the calling thread, straight into its buffer: a second try beside a slow first one would have to
                 # read elsewhere and copy, because the slow one may still write into this buffer.
-                self._members.store(member).read_into(ref.fid, offset, view)
-                self._verify_whole(member, ref, view)
+                crc32c = self._members.store(member).read_into(ref.fid, offset, view)
+                _verify_whole(member, ref, view.nbytes, crc32c)
             except SpeedyError as error:
                 errors[member.server_id] = error
                 self._read_failed(member, ref, error)
@@ -219,8 +221,8 @@ class LocalImageStore:
                 self._members.succeeded(member.server_id)
                 if errors:
                     self.counters.add(read_failovers=1)
-                return None
-        return errors
+                return crc32c
+        return None
 
     def _in_reading_order(self, members: Sequence[Member], fid: int) -> list[Member]:
         """Healthy members first; among equals the fid decides who begins, so that load spreads and caches do not
@@ -230,12 +232,6 @@ class LocalImageStore:
         first = fid % len(members)
         rotated = [*members[first:], *members[:first]]
         return sorted(rotated, key=lambda m: (self._members.avoided(m.server_id), m.state not in ("rw", "ro_full")))
-
-    def _verify_whole(self, member: Member, ref: ChunkRef, view: memoryview) -> None:
-        """Parts are verified by the store against its block checksums; only a whole chunk can be held to the
-        reference."""
-        if view.nbytes == ref.length and crc32c_of(view) != ref.crc32c:
-            raise ChunkUnreadable(f"{member.server_id} gave other bytes than were stored as fid {ref.fid}", fid=ref.fid)
 
     def _read_failed(self, member: Member, ref: ChunkRef, error: SpeedyError) -> None:
         bad_copy = isinstance(error, ChunkUnreadable | RangeNotSatisfiable | ChecksumMismatch)
@@ -277,6 +273,12 @@ class LocalImageStore:
 
     def _forget_old_members(self, table: GroupTable) -> None:
         self._members.forget_others(frozenset(m.server_id for group in table.groups for m in group.members))
+
+
+def _verify_whole(member: Member, ref: ChunkRef, length: int, crc32c: int) -> None:
+    """Parts are verified by the store against its block checksums; only a whole chunk can be held to the reference."""
+    if length == ref.length and crc32c != ref.crc32c:
+        raise ChunkUnreadable(f"{member.server_id} gave other bytes than were stored as fid {ref.fid}", fid=ref.fid)
 
 
 def _all_busy(failed: dict[int, tuple[Failure, ...]]) -> bool:

@@ -38,8 +38,9 @@ class ImageStore(Protocol):
         """
         ...
 
-    def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> None:
-        """Fill `buffer` with the chunk's bytes from `offset` on, from any live replica, verified before this returns.
+    def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> int:
+        """Fill `buffer` with the chunk's bytes from `offset` on, from any live replica, verified before this returns;
+        the CRC-32C of what is in `buffer` now.
 
         A whole-chunk read is verified against `ref.crc32c`; a part of it against its block checksums where it is
         stored and a checksum of the part on the way. Raises ChunkNotFound (every member is reachable and none has

@@ -19,8 +19,8 @@ class ReplicaStore:
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
         self._writes.put(fid, payload, crc32c)
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
-        self._reads.read_into(fid, offset, buffer)
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
+        return self._reads.read_into(fid, offset, buffer)
 
     def info(self, fid: int) -> ChunkInfo:
         return self._reads.info(fid)

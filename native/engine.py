@@ -144,18 +144,21 @@ class Engine:
             for item, error in zip(items, errors, strict=True)
         ]
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
-        """Fills the writable ``buffer`` with exactly its length of payload bytes from ``offset``, verified.
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
+        """Fills the writable ``buffer`` with exactly its length of payload bytes from ``offset``, verified; the
+        CRC-32C of these bytes, computed from the buffer.
 
         On an error its content is undefined. Raises ChunkNotFound, RangeInvalid, ChunkCorrupt.
         """
         if not 0 <= offset <= _U64_MAX:
             raise RangeInvalid(f"offset {offset} of chunk {fid}")
         error = ffi.new("engine_error *")
+        crc = ffi.new("uint32_t *")
         with ffi.from_buffer("uint8_t[]", buffer, require_writable=True) as view:
-            status = lib.engine_read(self._handle, _checked_fid(fid), offset, view, len(view), error)
+            status = lib.engine_read(self._handle, _checked_fid(fid), offset, view, len(view), crc, error)
         if status != lib.ENGINE_OK:
             raise answers.error_of(error, fid, self._path)
+        return int(crc[0])
 
     def info(self, fid: int) -> ChunkInfo:
         """Describes a chunk without reading it. Raises ChunkNotFound."""

@@ -286,8 +286,10 @@ int engine_put(engine_store *store, uint64_t fid, const void *payload, size_t le
 int engine_put_many(engine_store *store, engine_item *items, size_t count, engine_error *errors);
 
 /* Fills buffer with payload[offset, offset + length), verified: a whole chunk by the index's CRC, a part by its header and
- * the blocks that it touches. On failure the buffer's content is undefined. NOT_FOUND, RANGE, CORRUPT. */
-int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error);
+ * the blocks that it touches. *crc32c, when asked for (not NULL), is the CRC-32C of what is in the buffer now, taken from
+ * there while it was still near. On failure both are undefined. NOT_FOUND, RANGE, CORRUPT. */
+int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, uint32_t *crc32c,
+                engine_error *error);
 
 /* Describes a chunk, from memory. NOT_FOUND. */
 int engine_info(engine_store *store, uint64_t fid, engine_chunk *chunk, engine_error *error);

@@ -124,7 +124,7 @@ static int read_block(struct reading *reading, uint64_t block_start, uint64_t of
 
 /* A whole chunk needs no header: the index has the CRC of all its bytes. Read in pieces, so that each is summed up while
  * it is in a cache. */
-static int read_whole(struct reading *reading, uint8_t *to)
+static int read_whole(struct reading *reading, uint8_t *to, uint32_t *crc32c)
 {
     const struct chunk_place *place = reading->place;
     uint64_t payload = place->offset + place->header_length;
@@ -139,10 +139,12 @@ static int read_whole(struct reading *reading, uint8_t *to)
         crc = engine_crc32c(crc, part.iov_base, part.iov_len);
         at += part.iov_len;
     }
+    if (crc32c != NULL)
+        *crc32c = crc;
     return crc == place->crc32c ? ENGINE_OK : corrupt(reading, 0, "the payload fails its checksum");
 }
 
-static int read_range(struct reading *reading, uint64_t offset, uint8_t *to, size_t length)
+static int read_range(struct reading *reading, uint64_t offset, uint8_t *to, size_t length, uint32_t *crc32c)
 {
     int status = read_header(reading);
     if (status != ENGINE_OK)
@@ -150,16 +152,23 @@ static int read_range(struct reading *reading, uint64_t offset, uint8_t *to, siz
     uint64_t block = (uint64_t)1 << reading->needle.block_log2;
     uint64_t end = offset + length;
     uint64_t at = offset;
+    uint32_t crc = 0;
     while (status == ENGINE_OK && at < end) {
         uint64_t block_start = round_down(at, block);
         uint64_t stop = block_start + block < end ? block_start + block : end;
-        status = read_block(reading, block_start, at, to + (at - offset), (size_t)(stop - at));
+        uint8_t *piece = to + (at - offset);
+        status = read_block(reading, block_start, at, piece, (size_t)(stop - at));
+        if (crc32c != NULL && status == ENGINE_OK)
+            crc = engine_crc32c(crc, piece, (size_t)(stop - at));
         at = stop;
     }
+    if (crc32c != NULL)
+        *crc32c = crc;
     return status;
 }
 
-int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error)
+int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, uint32_t *crc32c,
+                engine_error *error)
 {
     struct chunk_place place;
     struct pinned pinned;
@@ -173,8 +182,8 @@ int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer
         uint8_t header[NEEDLE_HEADER_BYTES_MAX];
         struct reading reading = {
             .store = store, .volume = pinned.volume, .place = &place, .header = header, .error = error};
-        status = length == place.length ? read_whole(&reading, buffer)
-                                        : read_range(&reading, offset, buffer, length);
+        status = length == place.length ? read_whole(&reading, buffer, crc32c)
+                                        : read_range(&reading, offset, buffer, length, crc32c);
         give_scratch(store, reading.scratch);
         atomic_fetch_add(&store->counters.reads, 1);
     }

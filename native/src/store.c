@@ -262,12 +262,13 @@ void engine_free(engine_store *store)
     free_store(store);
 }
 
-int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error)
+int engine_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, uint32_t *crc32c,
+                engine_error *error)
 {
     int status = store_enter(store, error);
     if (status != ENGINE_OK)
         return status;
-    return store_leave(store, reader_read(store, fid, offset, buffer, length, error));
+    return store_leave(store, reader_read(store, fid, offset, buffer, length, crc32c, error));
 }
 
 int engine_info(engine_store *store, uint64_t fid, engine_chunk *chunk, engine_error *error)

@@ -313,7 +313,8 @@ bool pinned_find(engine_store *store, uint64_t fid, struct chunk_place *place, s
 void pinned_release(struct pinned *pinned);
 
 /* reader.c */
-int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, engine_error *error);
+int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, uint32_t *crc32c,
+                engine_error *error);
 /* Reads and verifies the whole chunk without keeping it. */
 int reader_verify(engine_store *store, uint64_t fid, engine_error *error);
 void reader_free_scratch(engine_store *store);

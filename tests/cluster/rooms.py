@@ -60,10 +60,10 @@ class BarrierStore:
         self._puts.meet(fid)
         self._inner.put(fid, payload, crc32c)
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
         order: list[int] = json.loads(self._order_file.read_text())
         self._reads.meet(order.index(fid))
-        self._inner.read_into(fid, offset, buffer)
+        return self._inner.read_into(fid, offset, buffer)
 
     def info(self, fid: int) -> ChunkInfo:
         return self._inner.info(fid)

@@ -51,7 +51,7 @@ def put(store: ChunkStore, fid: int, payload: bytes) -> None:
 
 def get(store: ChunkStore, fid: int, offset: int, length: int) -> bytes:
     buffer = bytearray(b"\xaa" * length)
-    store.read_into(fid, offset, buffer)
+    assert store.read_into(fid, offset, buffer) == crc32c(buffer)
     return bytes(buffer)
 
 

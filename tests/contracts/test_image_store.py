@@ -61,7 +61,7 @@ def test_a_chunk_is_on_every_member_of_one_group_and_reads_back(setup: Setup, le
     assert ref.crc32c == crc32c(payload)
     assert setup.cluster.copies(ref.fid) == [m.server_id for m in setup.cluster.master.groups[ref.group_id].members]
     buffer = bytearray(length)
-    setup.images.read_chunk_into(ref, 0, buffer)
+    assert setup.images.read_chunk_into(ref, 0, buffer) == ref.crc32c
     assert bytes(buffer) == payload
 
 
@@ -79,7 +79,7 @@ def test_any_part_of_a_chunk_can_be_read(setup: Setup) -> None:
     ref = put(setup.images, payload)
     for offset, length in [(0, 1), (1, 299_999), (299_999, 1), (150_000, 20), (0, 262_144), (300_000, 0), (5, 0)]:
         buffer = bytearray(length)
-        setup.images.read_chunk_into(ref, offset, buffer)
+        assert setup.images.read_chunk_into(ref, offset, buffer) == crc32c(payload[offset : offset + length])
         assert bytes(buffer) == payload[offset : offset + length]
 
 

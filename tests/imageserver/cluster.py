@@ -10,6 +10,7 @@ from chunkmaster.interface import FidRange, Group, GroupTable, Heartbeat, Member
 from chunkserver.interface import Buffer, ChunkInfo, ChunkStore, StoreStat
 from chunkserver.memory import MemoryChunkStore
 from imageserver.core import ImageLimits, LocalImageStore
+from native.checksum import crc32c as crc32c_of
 from wire.errors import DeadlineExceeded, GroupNotFound, SpeedyError, Unavailable
 
 GIB = 1 << 30
@@ -109,17 +110,19 @@ class FaultyStore:
             raise self.put_error
         self.inner.put(fid, payload, crc32c)
 
-    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> None:
+    def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
         self.reads += 1
         self._hang()
         if self.before_read is not None:
             self.before_read(fid)
         if self.read_error is not None:
             raise self.read_error
-        self.inner.read_into(fid, offset, buffer)
-        if self.flip:
-            view = memoryview(buffer)
-            view[len(view) // 2] ^= 0x40
+        crc = self.inner.read_into(fid, offset, buffer)
+        if not self.flip:
+            return crc
+        view = memoryview(buffer)
+        view[len(view) // 2] ^= 0x40
+        return crc32c_of(view)
 
     def info(self, fid: int) -> ChunkInfo:
         return self.inner.info(fid)

@@ -48,7 +48,7 @@ static int get_large(engine_store *store, uint64_t fid)
     uint8_t *expected = bytes_of(fid);
     uint8_t *bytes = malloc(size_of(fid));
     CHECK(bytes != NULL);
-    int status = engine_read(store, fid, 0, bytes, size_of(fid), &error);
+    int status = engine_read(store, fid, 0, bytes, size_of(fid), NULL, &error);
     if (status == ENGINE_OK)
         CHECK(memcmp(bytes, expected, size_of(fid)) == 0);
     free(bytes);

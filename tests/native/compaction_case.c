@@ -240,7 +240,7 @@ static int get_large(engine_store *store, uint64_t fid, size_t length)
     engine_error error;
     uint8_t *bytes = malloc(length);
     CHECK(bytes != NULL);
-    int status = engine_read(store, fid, 0, bytes, length, &error);
+    int status = engine_read(store, fid, 0, bytes, length, NULL, &error);
     for (size_t i = 0; i < length && status == ENGINE_OK; i++)
         CHECK(bytes[i] == fid % 251);
     free(bytes);

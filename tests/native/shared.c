@@ -59,7 +59,7 @@ int get(engine_store *store, uint64_t fid)
     uint8_t *bytes = malloc(length + 1);
     CHECK(expected != NULL && bytes != NULL);
     fill(expected, fid);
-    int status = engine_read(store, fid, 0, bytes, length, &error);
+    int status = engine_read(store, fid, 0, bytes, length, NULL, &error);
     if (status == ENGINE_OK)
         CHECK(memcmp(bytes, expected, length) == 0);
     free(bytes);

@@ -32,7 +32,7 @@ class MemoryImageStore:
             self._tell("chunks", len(self._chunks))
         return ChunkRef(fid=fid, group_id=1, length=len(payload), crc32c=crc32c)
 
-    def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> None:
+    def read_chunk_into(self, ref: ChunkRef, offset: int, buffer: bytearray | memoryview) -> int:
         if (self._faults / "unreadable").exists():
             raise ChunkUnreadable("no good copy", fid=ref.fid)
         if str(ref.fid) in self._told("damaged").split():
@@ -44,6 +44,7 @@ class MemoryImageStore:
             raise ChunkNotFound("no copy", fid=ref.fid)
         assert crc32c(payload) == ref.crc32c
         buffer[:] = payload[offset : offset + len(buffer)]
+        return crc32c(buffer)
 
     def delete_chunks(self, refs: Sequence[ChunkRef]) -> list[ChunkRef]:
         with self._lock:

@@ -188,7 +188,7 @@ static void use(struct sim_disk *disk)
     for (size_t i = 0; i < count; i++) {
         uint8_t *bytes = malloc((size_t)chunks[i].length + 1);
         CHECK(bytes != NULL);
-        int status = engine_read(store, chunks[i].fid, 0, bytes, chunks[i].length, &error);
+        int status = engine_read(store, chunks[i].fid, 0, bytes, chunks[i].length, NULL, &error);
         CHECK(status == ENGINE_OK || status == ENGINE_CORRUPT);
         free(bytes);
     }

@@ -62,7 +62,7 @@ int contents_get(const struct contents *contents, engine_store *store, uint64_t 
     size_t length = contents->length[fid];
     uint8_t *bytes = malloc(length + 1);
     CHECK(bytes != NULL);
-    int status = engine_read(store, fid, 0, bytes, length, &error);
+    int status = engine_read(store, fid, 0, bytes, length, NULL, &error);
     if (status == ENGINE_OK)
         CHECK(memcmp(bytes, contents->bytes[fid], length) == 0);
     free(bytes);
