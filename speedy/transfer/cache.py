@@ -3,6 +3,7 @@
     DIR/uploads/<hash of registry, repository, digest>.json    {"location", "digest", ...} of one session
     DIR/uploads/<the same>.lock                                held by the run that uses the session
     DIR/known/<hash of the registry>/<digest>                  repositories, one per line, the latest last
+    DIR/images/<hash of image and form>.json                   the manifest that was made of an image of docker
     DIR/layers/                                                compressed layers of archives that are being pushed
     DIR/pulls/                                                 images on their way into the local docker
 
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from speedy.transfer.documents import Document, parse_document
 from speedy.transfer.errors import TransferError
 
 _REPOSITORIES_MAX: Final = 8
@@ -68,6 +70,7 @@ class Cache:
         self.directory = directory
         self._uploads = self._make("uploads")
         self._known = self._make("known")
+        self._images = self._make("images")
         self.layers = self._make("layers")
         self.pulls = self._make("pulls")
         self._forget_old()
@@ -105,9 +108,23 @@ class Cache:
         names = [*others, repository][-_REPOSITORIES_MAX:]
         _write(directory / digest.replace(":", "-"), "".join(f"{name}\n" for name in names))
 
+    def made(self, *image: str) -> Document | None:
+        """The manifest that a push made of the image, if it is on record."""
+        try:
+            digest, _, content = self._image_path(image).read_bytes().partition(b"\n")
+            return parse_document(content, expected_digest=digest.decode())
+        except (OSError, UnicodeDecodeError, TransferError):
+            return None
+
+    def remember_made(self, document: Document, *image: str) -> None:
+        _write(self._image_path(image), f"{document.descriptor.digest}\n{document.content.decode()}")
+
     def pull_directory(self, reference: str) -> Path:
         """Where an image on its way into the local docker is put together."""
         return self.pulls / _hash(reference)
+
+    def _image_path(self, image: tuple[str, ...]) -> Path:
+        return self._images / f"{_hash(*image)}.json"
 
     def _make(self, name: str) -> Path:
         path = self.directory / name
@@ -123,7 +140,7 @@ class Cache:
     def _forget_old(self) -> None:
         """Bounds what piles up: old sessions, and the oldest of what is known."""
         before_s = time.time() - _FORGET_AFTER_S
-        for directory in (self._uploads, self.layers, self.pulls):
+        for directory in (self._uploads, self._images, self.layers, self.pulls):
             for changed_s, path in _by_age(directory):
                 if changed_s < before_s:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +15,18 @@ _LOOK_EVERY_S: Final = 0.2
 #: the longest that saving or loading an image may take
 _TIMEOUT_S: Final = 6 * 3600.0
 _END_TIMEOUT_S: Final = 10.0
+_IMAGE_ID: Final = re.compile(r"(sha256:)?[0-9a-f]{64}")
+
+
+def image_id(name: str, stop: Stop) -> str | None:
+    """What docker calls the image now, which tells its content; None where docker does not say."""
+    try:
+        said = _docker(["image", "inspect", "--format", "{{.Id}}", name], stop).strip()
+    except Stopped:
+        raise
+    except TransferError:
+        return None  # `docker save` will say why
+    return said if _IMAGE_ID.fullmatch(said) else None
 
 
 def save(name: str, path: Path, stop: Stop) -> None:
@@ -25,12 +38,13 @@ def load(path: Path, stop: Stop) -> None:
     _docker(["load", "--quiet", "--input", str(path)], stop)
 
 
-def _docker(arguments: list[str], stop: Stop) -> None:
+def _docker(arguments: list[str], stop: Stop) -> str:
+    """What it writes to its standard output."""
     try:
         process = subprocess.Popen(  # noqa: S603 - without a shell
             ["docker", *arguments],  # noqa: S607 - the user's own
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
@@ -41,7 +55,7 @@ def _docker(arguments: list[str], stop: Stop) -> None:
     try:
         while True:
             try:
-                _, said = process.communicate(timeout=_LOOK_EVERY_S)
+                out, said = process.communicate(timeout=_LOOK_EVERY_S)
                 break
             except subprocess.TimeoutExpired:
                 stop.check()
@@ -53,3 +67,4 @@ def _docker(arguments: list[str], stop: Stop) -> None:
             process.communicate(timeout=_END_TIMEOUT_S)
     if process.returncode != 0:
         raise TransferError(f"docker {arguments[0]}: {said.strip()[-500:] or process.returncode}")
+    return out

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from speedy.transfer.cache import Cache
 from speedy.transfer.closure import Closure, check_platform, for_platform, gather
@@ -18,6 +20,8 @@ from speedy.transfer.referrers import push_referrer, referring
 from speedy.transfer.repository import Repository
 from speedy.transfer.sources import ImageSource
 from speedy.transfer.uploading import Upload, UploadLimits
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Push:
 
     def greet(self) -> None:
         """Before layers are packed, which may take long: whether the registry is there and lets us in."""
-        patiently(self._repository.greet, self._options.limits.retries, self._stop, self._progress.tell)
+        self._patiently(self._repository.greet)
 
     def run(self, source: ImageSource) -> Outcome:
         """Raises TransferError; what was sent until then is kept for the next run."""
@@ -60,8 +64,7 @@ class Push:
                     top, self._options.platform, lambda config: source.content(config).read(DOCUMENT_BYTES_MAX)
                 )
             top = for_platform(top, self._options.platform, source.document)
-        if self._place.digest and self._place.digest != top.descriptor.digest:
-            raise TransferError(f"the image has the digest {top.descriptor.digest}, not {self._place.digest}")
+        self._check_digest(top)
         closure = gather([top], source.document)
         referrers = referring(closure.documents, source.untagged()) if self._options.with_referrers else []
         everything = gather([top, *referrers], source.document)
@@ -75,6 +78,23 @@ class Push:
             push_referrer(self._repository, document, self._options.limits.retries, self._stop)
         self.outcome.digest = top.descriptor.digest
         return self.outcome
+
+    def run_again(self, image: Document) -> Outcome | None:
+        """Of an image that was pushed from here before: by its manifest alone, where the registry has all its blobs in
+        this repository. None where it has not. Raises TransferError."""
+        self._check_digest(image)
+        blobs = gather([image], _no_children).blobs
+        if not all(self._patiently(partial(self._repository.has_blob, blob.digest, blob.size)) for blob in blobs):
+            return None
+        self._put(self._place.reference, image)
+        for _ in blobs:
+            self.outcome.add("exists", 0)
+        self.outcome.digest = image.descriptor.digest
+        return self.outcome
+
+    def _check_digest(self, top: Document) -> None:
+        if self._place.digest and self._place.digest != top.descriptor.digest:
+            raise TransferError(f"the image has the digest {top.descriptor.digest}, not {self._place.digest}")
 
     def _push_blobs(self, source: ImageSource, blobs: tuple[Descriptor, ...]) -> None:
         waiting = [(blob, self._progress.bar(short(blob.digest), blob.size)) for blob in blobs]
@@ -111,13 +131,15 @@ class Push:
         return how, upload.bytes_sent
 
     def _put(self, reference: str, document: Document) -> None:
-        patiently(
-            lambda: self._repository.put_manifest(reference, document),
-            self._options.limits.retries,
-            self._stop,
-            self._progress.tell,
-        )
+        self._patiently(partial(self._repository.put_manifest, reference, document))
+
+    def _patiently(self, action: Callable[[], _Result]) -> _Result:
+        return patiently(action, self._options.limits.retries, self._stop, self._progress.tell)
 
     def _tell_foreign(self, closure: Closure) -> None:
         for layer in closure.foreign:
             self._progress.tell(f"{short(layer.digest)}: a foreign layer, which no registry needs to have; left out")
+
+
+def _no_children(descriptor: Descriptor) -> Document:
+    raise TransferError(f"{descriptor.digest}: an image of docker names no other manifests")

@@ -13,7 +13,7 @@ from typing import Final
 from speedy.transfer.cache import Cache, default_directory
 from speedy.transfer.connection import Connection, Tls
 from speedy.transfer.credentials import Login, config_file
-from speedy.transfer.daemon import load, save
+from speedy.transfer.daemon import image_id, load, save
 from speedy.transfer.docker_archive import ArchivedImage, ManifestForm, prepare
 from speedy.transfer.documents import Platform, parse_platform
 from speedy.transfer.layout import Layout
@@ -74,11 +74,8 @@ def push(src: str, dest: str, options: TransferOptions, progress: Progress) -> O
         source = _open_layout(source_place)
         if source is None:
             run.greet()
-            source = _open_image(source_place, options, cache, progress=progress, stop=stop, stack=stack)
-        outcome = run.run(source)
-        if isinstance(source, ArchivedImage):
-            source.forget()
-        return outcome
+            return _push_image(run, source_place, options, cache, progress=progress, stop=stop, stack=stack)
+        return run.run(source)
 
 
 def pull(src: str, dest: str, options: TransferOptions, progress: Progress) -> Outcome:
@@ -135,16 +132,42 @@ def _open_layout(place: LocalPlace) -> ImageSource | None:
     return None
 
 
-def _open_image(
-    place: LocalPlace, options: TransferOptions, cache: Cache, *, progress: Progress, stop: Stop, stack: ExitStack
-) -> ImageSource:
-    """Of docker: its layers are packed."""
-    path = place.path
+def _push_image(
+    run: Push,
+    place: LocalPlace,
+    options: TransferOptions,
+    cache: Cache,
+    *,
+    progress: Progress,
+    stop: Stop,
+    stack: ExitStack,
+) -> Outcome:
+    """Of docker: its layers are packed. An image of the daemon that was pushed before is neither saved nor packed where
+    the registry has its layers: docker's id of it tells that it is the same."""
+    path, form = place.path, (options.form, "plain" if options.no_compression else "gzip")
+    known_id = None
     if place.kind == "docker-daemon":
+        known_id = image_id(place.name, stop)
+        made = None if known_id is None or options.platform else cache.made(known_id, *form)
+        outcome = None if made is None else run.run_again(made)
+        if outcome is not None:
+            return outcome
         path = cache.layers / f"saved-{os.getpid()}.tar"
         stack.callback(path.unlink, missing_ok=True)
         progress.tell(f"docker save {place.name}")
-        save(place.name, path, stop)
+        # By its id: the name may lead elsewhere by now.
+        save(known_id or place.name, path, stop)
+    image = _open_image(path, place, options, cache, progress=progress, stop=stop)
+    outcome = run.run(image)
+    image.forget()
+    if known_id is not None:
+        cache.remember_made(image.top(), known_id, *form)
+    return outcome
+
+
+def _open_image(
+    path: Path, place: LocalPlace, options: TransferOptions, cache: Cache, *, progress: Progress, stop: Stop
+) -> ArchivedImage:
     return prepare(
         path,
         place.tag,

@@ -31,7 +31,12 @@ def test_an_image_goes_from_docker_to_a_registry_and_back(docker: Docker, image:
     with targets.embedded() as target:
         remote = f"{target.address}/from/docker:v1"
         run([*targets.SPEEDY, "push", f"docker-daemon:{name}", remote, "--quiet"], env=env)
+        again = [*targets.SPEEDY, "push", f"docker-daemon:{name}", f"{remote}-again"]
+        assert "docker save" not in run(again, env=env, errors_too=True)
         docker.remove(name)
+        docker.pull(f"{remote}-again")
+        assert docker.image_id(f"{remote}-again") == image.image_id
+        docker.remove(f"{remote}-again")
         docker.pull(remote)
         assert docker.image_id(remote) == image.image_id
         docker.remove(remote)
