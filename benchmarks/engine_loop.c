@@ -148,7 +148,7 @@ static void read_chunks(unsigned count, const char *directory)
         double begin_s = now_s();
         for (unsigned i = 0; i < count; i++) {
             seed = seed * 1103515245u + 12345u;
-            if (engine_read(store, (seed >> 8) % CHUNKS + 1, 0, buffer, CHUNK_BYTES, &error) != ENGINE_OK)
+            if (engine_read(store, (seed >> 8) % CHUNKS + 1, 0, buffer, CHUNK_BYTES, NULL, &error) != ENGINE_OK)
                 die(error.detail);
         }
         ours[turn] = count / (now_s() - begin_s);
