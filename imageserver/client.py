@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -27,6 +28,7 @@ from wire.errors import (
     Unavailable,
 )
 from wire.http import CRC_HEADER, ServiceClient
+from wire.pulse import Pulse, is_alone
 from wire.values import from_json, to_json
 
 log = logging.getLogger("speedy.imageserver")
@@ -80,6 +82,10 @@ class HttpImageStore:
             )
             for url in urls
         ]
+        self._pulses = {
+            url: Pulse(url, key, connect_timeout_s=self._limits.connect_timeout_s)
+            for url in (server.base_url for server in self._servers)
+        }
         self._avoided_until_s: dict[str, float] = {}
         self._lock = threading.Lock()
         self._turn = 0
@@ -158,6 +164,8 @@ class HttpImageStore:
     def close(self) -> None:
         for server in self._servers:
             server.close()
+        for pulse in self._pulses.values():
+            pulse.close()
 
     def _ask(
         self,
@@ -171,12 +179,18 @@ class HttpImageStore:
         it sent is wrong."""
         last: SpeedyError | None = None
         give_up_s = self._clock() + self._limits.total_s
-        for server in self._in_turn():
+        order = self._in_turn()
+        pulses = [self._pulses[server.base_url] for server in order]
+        for server, pulse in zip(order, pulses, strict=True):
+            alone = is_alone(pulse, pulses)
+            if last is not None and pulse.still and not alone:
+                continue  # another one has answered: that is what to tell
             left_s = give_up_s - self._clock()
             if last is not None and left_s <= 0:
                 break
             try:
-                answer = call(server, min(timeout_s, left_s))
+                with nullcontext() if alone else pulse.watched():
+                    answer = call(server, min(timeout_s, left_s))
             except _Final as final:
                 raise final.error from None
             except SpeedyError as error:
@@ -195,13 +209,18 @@ class HttpImageStore:
             raise in_vain(f"no ImageServer could {what}: {last}") from last
         raise last
 
-    def _in_turn(self) -> Iterator[ServiceClient]:
+    def _in_turn(self) -> list[ServiceClient]:
         with self._lock:
             first = self._turn = (self._turn + 1) % len(self._servers)
         order = self._servers[first:] + self._servers[:first]
         now_s = self._clock()
-        order.sort(key=lambda server: self._avoided_until_s.get(server.base_url, 0.0) > now_s)
-        return iter(order[: self._limits.attempts_max])
+        order.sort(
+            key=lambda server: (
+                self._pulses[server.base_url].still,
+                self._avoided_until_s.get(server.base_url, 0.0) > now_s,
+            )
+        )
+        return order[: self._limits.attempts_max]
 
 
 class _Final(Exception):  # never leaves this module

@@ -18,6 +18,7 @@ from imageserver.table import TableLimits
 from wire.auth import ClusterKey
 from wire.buffers import IdleTrim
 from wire.errors import NotFound
+from wire.pulse import Pulse
 from wire.server import RoomApp, StartRefused
 from wire.settings import Settings
 
@@ -45,6 +46,7 @@ def build(settings: Settings) -> RoomApp:
         return ReplicaStore(
             reads=HttpChunkStore(member.url, key, read_timeout_s=own.replica_timeout_s, attempts_max=1),
             writes=HttpChunkStore(member.url, key, read_timeout_s=write_timeout_s, attempts_max=1),
+            pulse=Pulse(member.url, key),
         )
 
     def ask_member(member: Member) -> GroupTable | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from metaserver import messages as msg
@@ -12,6 +13,7 @@ from metaserver.interface import Blob, Condition, FileInfo, Fragment, Manifest, 
 from wire.auth import ClusterKey
 from wire.errors import BadRequest, NotFound, Overloaded, SpeedyError, Unavailable
 from wire.http import ServiceClient
+from wire.pulse import Pulse, is_alone
 from wire.values import from_json, to_json
 
 #: the pause after all servers were asked in vain, growing from one to the other
@@ -50,11 +52,14 @@ class HttpMetaStore:
             )
             for base_url in base_urls
         ]
+        self._pulses = [Pulse(base_url, key, connect_timeout_s=connect_timeout_s) for base_url in base_urls]
         self._preferred = 0
 
     def close(self) -> None:
         for client in self._clients:
             client.close()
+        for pulse in self._pulses:
+            pulse.close()
 
     def check(self) -> None:
         """Asks each server once and waits for none: readiness is asked often."""
@@ -218,14 +223,19 @@ class HttpMetaStore:
         pause_s = PAUSE_FIRST_S
         sent_before = False
         while True:
-            failures = []
+            failures: list[SpeedyError] = []
             for asked, number in enumerate(self._order()):
+                pulse = self._pulses[number]
+                alone = is_alone(pulse, self._pulses)
+                if failures and pulse.still and not alone:
+                    continue
                 # An equal share for each server still to be asked: one that is silent must not use up all the time.
                 share_s = max(1.0, (deadline_s - time.monotonic()) / (len(self._clients) - asked))
                 try:
-                    answer = self._clients[number].json(
-                        method, path, params=params, json=body, read_timeout_s=share_s, fresh=removes
-                    )
+                    with nullcontext() if alone else pulse.watched():
+                        answer = self._clients[number].json(
+                            method, path, params=params, json=body, read_timeout_s=share_s, fresh=removes
+                        )
                 except UnicodeEncodeError as error:
                     raise BadRequest(f"{error.object!r} is not valid Unicode") from error
                 except SpeedyError as error:
@@ -249,7 +259,8 @@ class HttpMetaStore:
 
     def _order(self) -> list[int]:
         first = self._preferred
-        return [(first + step) % len(self._clients) for step in range(len(self._clients))]
+        order = [(first + step) % len(self._clients) for step in range(len(self._clients))]
+        return sorted(order, key=lambda number: self._pulses[number].still)
 
 
 def _together(failures: list[SpeedyError]) -> SpeedyError:

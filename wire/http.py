@@ -40,7 +40,16 @@ from wire.errors import (
     Unauthorized,
     Unavailable,
 )
-from wire.transport import Adapter, Answer, reason, send_timeout_s, sending_timed_out, was_cut, was_refused
+from wire.transport import (
+    Adapter,
+    Answer,
+    StandsStill,
+    reason,
+    send_timeout_s,
+    sending_timed_out,
+    was_cut,
+    was_refused,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -250,6 +259,8 @@ class ServiceClient:
                 try:
                     response = adapter.send(request, stream=True, timeout=(self.connect_timeout_s, timeout_s))
                     break
+                except StandsStill as error:
+                    raise _TimedOut(f"{where}: {error}") from error
                 except requests.ConnectTimeout as error:
                     raise _unsent(
                         DeadlineExceeded(f"{where}: no connection within {self.connect_timeout_s:g} s")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextvars
 import json as json_format
+import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPResponse as PlainResponse
 from typing import Any
 
@@ -27,6 +28,23 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 #: longest time that sending one request may take (urllib3 would send under the connect time-out: one second per chunk)
 send_timeout_s: contextvars.ContextVar[float] = contextvars.ContextVar("speedy_send_timeout_s", default=30.0)
 
+#: asked by calls that have waited for SILENCE_S, and again after each further SILENCE_S: raises StandsStill when the
+#: server does not live (wire.pulse). None: the call waits as long as it may
+watch: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar("speedy_watch", default=None)
+SILENCE_S = 1.0
+
+#: an answer that has begun lies ready in its server: longest silence in it while the call is watched
+ANSWER_SILENCE_S = 3.0
+
+
+class StandsStill(Exception):
+    """The server at the other end answers nothing at all."""
+
+
+def silence_max_s(timeout_s: float) -> float:
+    """The longest silence in the middle of an answer to a call that may take `timeout_s`."""
+    return timeout_s if watch.get() is None else min(timeout_s, ANSWER_SILENCE_S)
+
 
 class Answer:
     """An answer whose body is still on the connection."""
@@ -37,6 +55,7 @@ class Answer:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self._response = response
         self._timeout_s = timeout_s
+        self._silence_max_s = silence_max_s(timeout_s)
         self._deadline = time.monotonic() + timeout_s
 
     def json(self) -> Any:
@@ -68,7 +87,7 @@ class Answer:
                 filled += count
                 self._check_deadline()
         except TimeoutError as error:
-            raise DeadlineExceeded(f"{self.where}: silent for {self._timeout_s:g} s in the answer") from error
+            raise DeadlineExceeded(f"{self.where}: silent for {self._silence_max_s:g} s in the answer") from error
         except OSError as error:
             raise Unavailable(f"{self.where}: {reason(error)} after {filled} bytes") from error
         if filled < len(view):
@@ -98,7 +117,7 @@ class Answer:
                 parts.append(part)
                 self._check_deadline()
         except (ReadTimeoutError, TimeoutError) as error:
-            raise DeadlineExceeded(f"{self.where}: silent for {self._timeout_s:g} s in the answer") from error
+            raise DeadlineExceeded(f"{self.where}: silent for {self._silence_max_s:g} s in the answer") from error
         except (HTTPError, OSError) as error:
             raise Unavailable(f"{self.where}: {reason(error)} in the answer") from error
         return b"".join(parts)
@@ -112,8 +131,39 @@ class _Connection(HTTPConnection):
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        self.sock.settimeout(send_timeout_s.get())
-        super().send(data)
+        check = watch.get()
+        if check is None:
+            self.sock.settimeout(send_timeout_s.get())
+            super().send(data)
+        else:
+            self._send_watched(memoryview(data).cast("B"), check)
+
+    def _send_watched(self, left: memoryview, check: Callable[[], None]) -> None:
+        deadline_s = time.monotonic() + send_timeout_s.get()
+        while left:
+            self.sock.settimeout(SILENCE_S)
+            try:
+                left = left[self.sock.send(left) :]
+            except TimeoutError:
+                check()
+            if left and time.monotonic() > deadline_s:
+                raise TimeoutError
+
+    def getresponse(self) -> Any:
+        check = watch.get()
+        if check is None:
+            return super().getresponse()
+        assert self.timeout is not None, "calls have time-outs"
+        sock, timeout_s = self.sock, self.timeout
+        deadline_s = time.monotonic() + timeout_s
+        begun = select.poll()
+        begun.register(sock, select.POLLIN)
+        while not begun.poll(1000 * max(0.0, min(SILENCE_S, deadline_s - time.monotonic()))):
+            if time.monotonic() >= deadline_s:
+                raise TimeoutError
+            check()
+        self.timeout = silence_max_s(timeout_s)
+        return super().getresponse()
 
 
 class _Pool(HTTPConnectionPool):

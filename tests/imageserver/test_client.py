@@ -66,7 +66,38 @@ def test_a_dead_and_a_silent_image_server_are_passed_over_and_then_asked_last() 
         images = HttpImageStore([dead, silent, alive], KEY, limits=limits)
         for _ in range(6):
             go_around(images)
-        assert all(next(images._in_turn()).base_url == alive for _ in range(6))
+        assert all(images._in_turn()[0].base_url == alive for _ in range(6))
+        images.close()
+
+
+def test_an_image_server_that_stands_still_costs_a_moment_once_whatever_the_time_outs() -> None:
+    store = memory_cluster().image_store()
+    with port_that_never_answers() as still, listening(store) as alive:
+        images = HttpImageStore([still, alive], KEY, limits=ClientLimits(avoid_s=0.0))
+        started_s = time.monotonic()
+        for _ in range(20):
+            go_around(images)
+        # Once: the time-outs (45 and 20 s), or finding out anew each time, would take far longer.
+        assert time.monotonic() - started_s < 15.0
+        assert images._in_turn()[0].base_url == alive
+        images.close()
+
+
+def test_what_the_one_that_answers_says_is_told_and_the_one_that_stands_still_not_waited_for() -> None:
+    store = memory_cluster().image_store()
+    buffers = chunk_buffers(4096, 1)
+    object.__setattr__(buffers, "wait_s", 0.05)
+    with port_that_never_answers() as still, listening(store, buffers) as alive:
+        images = HttpImageStore([still, alive], KEY)
+        images.put_chunk(b"x", crc32c(b"x"))
+        images.put_chunk(b"x", crc32c(b"x"))
+        held = buffers.usual.acquire(0.0)
+        started_s = time.monotonic()
+        for _ in range(4):
+            with pytest.raises(Overloaded):
+                images.put_chunk(b"x", crc32c(b"x"))
+        assert time.monotonic() - started_s < 15.0
+        buffers.usual.release(held)
         images.close()
 
 

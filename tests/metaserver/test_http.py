@@ -129,6 +129,18 @@ def test_a_server_that_is_down_is_passed_over(server: Server, dead_url: str) -> 
     client.close()
 
 
+def test_a_server_that_stands_still_is_left_long_before_its_share_of_the_time(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as still:
+        client = HttpMetaStore([f"http://127.0.0.1:{still.getsockname()[1]}", server.url], KEY, wait_s=120.0)
+        started_s = time.monotonic()
+        blob = client.put_blob("still", digest_of("still"), cut(5))
+        assert time.monotonic() - started_s < 15.0
+        client.delete_blob("still", blob.digest)
+        with pytest.raises(BlobUnknown):
+            client.delete_blob("still", blob.digest)  # nothing was sent to the one that stands still
+        client.close()
+
+
 def test_a_server_that_takes_requests_and_never_answers_is_passed_over_and_then_avoided(server: Server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = HttpMetaStore([f"http://127.0.0.1:{silent.getsockname()[1]}", server.url], KEY, wait_s=4.0)
