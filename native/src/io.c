@@ -224,21 +224,26 @@ static int consume(struct iovec *parts, int count, size_t done)
     return finished;
 }
 
-int io_writev(const struct engine_io *io, int file, struct iovec *parts, int count, uint64_t offset)
+typedef ssize_t (*vector_call)(void *context, int file, const struct iovec *parts, int count, uint64_t offset);
+
+/* Calls until all parts are moved, and uses them up. A call that moves nothing and gives no reason fails with zero_errno:
+ * it would be a loop without end. */
+static int move_all(const struct engine_io *io, vector_call call, int file, struct iovec *parts, int count,
+                    uint64_t offset, int zero_errno)
 {
     int interrupts = 0;
     int finished = consume(parts, count, 0);
     parts += finished;
     count -= finished;
     while (count > 0) {
-        ssize_t done = io->pwritev(io->context, file, parts, count < IOV_MAX ? count : IOV_MAX, offset);
+        ssize_t done = call(io->context, file, parts, count < IOV_MAX ? count : IOV_MAX, offset);
         if (done < 0) {
             if (errno == EINTR && ++interrupts < INTERRUPTS_MAX)
                 continue;
             return -1;
         }
         if (done == 0) {
-            errno = EIO; /* a file that takes nothing and gives no reason would be a loop without end */
+            errno = zero_errno;
             return -1;
         }
         interrupts = 0;
@@ -248,6 +253,11 @@ int io_writev(const struct engine_io *io, int file, struct iovec *parts, int cou
         count -= finished;
     }
     return 0;
+}
+
+int io_writev(const struct engine_io *io, int file, struct iovec *parts, int count, uint64_t offset)
+{
+    return move_all(io, io->pwritev, file, parts, count, offset, EIO);
 }
 
 int io_write(const struct engine_io *io, int file, const void *buffer, size_t length, uint64_t offset)
@@ -258,35 +268,13 @@ int io_write(const struct engine_io *io, int file, const void *buffer, size_t le
 
 int io_readv(const struct engine_io *io, int file, const struct iovec *wanted, int count, uint64_t offset)
 {
-    struct iovec storage[4];
-    struct iovec *parts = storage;
-    int interrupts = 0;
-    if (count < 0 || (size_t)count > sizeof storage / sizeof storage[0]) {
+    struct iovec parts[4];
+    if (count < 0 || (size_t)count > sizeof parts / sizeof parts[0]) {
         errno = EINVAL;
         return -1;
     }
-    memcpy(storage, wanted, (size_t)count * sizeof storage[0]);
-    int finished = consume(parts, count, 0);
-    parts += finished;
-    count -= finished;
-    while (count > 0) {
-        ssize_t done = io->preadv(io->context, file, parts, count, offset);
-        if (done < 0) {
-            if (errno == EINTR && ++interrupts < INTERRUPTS_MAX)
-                continue;
-            return -1;
-        }
-        if (done == 0) {
-            errno = ENODATA;
-            return -1;
-        }
-        interrupts = 0;
-        offset += (uint64_t)done;
-        finished = consume(parts, count, (size_t)done);
-        parts += finished;
-        count -= finished;
-    }
-    return 0;
+    memcpy(parts, wanted, (size_t)count * sizeof parts[0]);
+    return move_all(io, io->preadv, file, parts, count, offset, ENODATA); /* the file ends here */
 }
 
 int io_read(const struct engine_io *io, int file, void *buffer, size_t length, uint64_t offset)
