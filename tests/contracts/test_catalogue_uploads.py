@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from metaserver.interface import MetaStore
-from tests.metaserver.stores import cut, dead_fids, digest_of, fids_of
+from tests.metaserver.stores import cut, dead_fids, digest_of, fids_of, repositories
 from wire.errors import (
     BadRequest,
     BlobUnknown,
@@ -27,10 +27,6 @@ DIGEST = digest_of("content")
 @pytest.fixture
 def store(meta_store: MetaStore) -> MetaStore:
     return meta_store
-
-
-def repositories(store: MetaStore) -> list[str]:
-    return list(store.repositories().names)
 
 
 # -- uploads ----------------------------------------------------------------------------------------------------------

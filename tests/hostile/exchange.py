@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import time
-from dataclasses import dataclass
-from typing import Any
+
+from tests.wire.raw import Answer
 
 #: No answer takes long by itself; what is beyond this hangs. (CI may stand still for seconds.)
 ANSWER_S_MAX = 20.0
 
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9][0-9]) [ -~]*")
 _HEADER = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ?([\t -~]*)")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 class Malformed(AssertionError):

@@ -120,3 +120,7 @@ def dead_fids(store: MetaStore) -> set[int]:
 
 def fids_of(fragments: Sequence[Fragment]) -> set[int]:
     return {fragment.fid for fragment in fragments}
+
+
+def repositories(store: MetaStore) -> list[str]:
+    return list(store.repositories().names)

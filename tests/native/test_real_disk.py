@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -57,14 +58,21 @@ def check_oracle(directory: Path, stored: list[int]) -> None:
     assert all(live[fid][1].payload == payload_of(fid) for fid in stored)
 
 
-def test_an_ext4_filled_to_its_last_block_loses_nothing_and_goes_on(tmp_path: Path) -> None:
+@contextmanager
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mounted ext4 of FULL_BYTES, none of them kept back for root, with an empty directory `store`."""
     image = tmp_path / "image"
     image.touch()
     os.truncate(image, FULL_BYTES)
     run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-m", "0", image)
     with mounted(image, tmp_path / "disk") as disk:
+        (disk / "store").mkdir()
+        yield disk
+
+
+def test_an_ext4_filled_to_its_last_block_loses_nothing_and_goes_on(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
         store = disk / "store"
-        store.mkdir()
         engine = Engine.open(store, OPTIONS)
         ballast = os.open(disk / "ballast", os.O_RDWR | os.O_CREAT)
         os.posix_fallocate(ballast, 0, 6 * MIB)
@@ -113,13 +121,9 @@ def fill(ballast: int) -> None:
 def test_without_a_free_block_every_chunk_can_be_deleted_and_the_space_returns(
     tmp_path: Path, length: int, count: int
 ) -> None:
-    image, payload = tmp_path / "image", os.urandom(length)
-    image.touch()
-    os.truncate(image, FULL_BYTES)
-    run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-m", "0", image)
-    with mounted(image, tmp_path / "disk") as disk:
+    payload = os.urandom(length)
+    with small_disk(tmp_path) as disk:
         store = disk / "store"
-        store.mkdir()
         engine = Engine.open(store, OPTIONS)
         ballast = os.open(disk / "ballast", os.O_RDWR | os.O_CREAT)
         engine.put_many([(fid, payload, crc32c(payload)) for fid in range(1, count + 1)])
