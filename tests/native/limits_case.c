@@ -230,3 +230,76 @@ void test_no_ids(const struct test *test)
         CHECK(get(store, fid) == (fid <= CHUNKS || stored[fid] ? ENGINE_OK : ENGINE_NOT_FOUND));
     close_all(store);
 }
+
+static int refuse_data(void *context, int file, uint64_t offset, uint64_t *data)
+{
+    const struct refusal *refusal = context;
+    errno = EIO;
+    return file == refusal->file ? -1 : io_system()->seek_data(NULL, file, offset, data);
+}
+
+static int refuse_hole(void *context, int file, uint64_t offset, uint64_t *hole)
+{
+    const struct refusal *refusal = context;
+    errno = EIO;
+    return file == refusal->file ? -1 : io_system()->seek_hole(NULL, file, offset, hole);
+}
+
+/* I6: a file system that does not tell where a delete log has data does not make it shorter. */
+void test_unknown_holes(const struct test *test)
+{
+    engine_error error;
+    int status;
+    int removed;
+    make_store(test->directory);
+    struct refusal refusal = no_refusal();
+    engine_store *store = open_on(&refusal, test->directory, &status);
+    CHECK(status == ENGINE_OK && engine_delete(store, 1, &removed, &error) == ENGINE_OK && removed == 1);
+    close_all(store);
+    refusal.suffix = "v00000001.del";
+    for (int round = 0; round < 2; round++) {
+        remove_checkpoints(test->directory);
+        refusal.io.seek_data = round == 0 ? refuse_data : io_system()->seek_data;
+        refusal.io.seek_hole = round == 0 ? io_system()->seek_hole : refuse_hole;
+        store = open_on(&refusal, test->directory, &status);
+        CHECK(status == ENGINE_OK && get(store, 1) == ENGINE_NOT_FOUND && get(store, 2) == ENGINE_OK);
+        close_all(store);
+    }
+}
+
+/* Counts the syncs of the store's directory. */
+struct counted {
+    struct engine_io io;
+    engine_store *store;
+    unsigned syncs;
+};
+
+static int count_sync(void *context, int file)
+{
+    struct counted *counted = context;
+    if (counted->store != NULL && file == counted->store->directory)
+        counted->syncs++;
+    return io_system()->fsync(NULL, file);
+}
+
+/* I6: a volume is away, and so is its delete log. The one that is made anew has a durable name before the delete counts. */
+void test_new_delete_log(const struct test *test)
+{
+    struct counted counted = {.io = *io_system()};
+    engine_options options = options_of();
+    engine_error error;
+    char volume[4096];
+    char log[4096];
+    int removed;
+    make_store(test->directory);
+    CHECK(snprintf(volume, sizeof volume, "%s/v00000001.dat", test->directory) < (int)sizeof volume);
+    CHECK(snprintf(log, sizeof log, "%s/v00000001.del", test->directory) < (int)sizeof log);
+    CHECK(unlink(volume) == 0 && unlink(log) == 0);
+    counted.io.context = &counted;
+    counted.io.fsync = count_sync;
+    CHECK(store_open_on(&counted.io, test->directory, &options, &counted.store, &error) == ENGINE_OK);
+    CHECK(counted.syncs == 0 && access(log, F_OK) != 0);
+    CHECK(engine_delete(counted.store, 1, &removed, &error) == ENGINE_OK && removed == 0);
+    CHECK(access(log, F_OK) == 0 && counted.syncs > 0);
+    close_all(counted.store);
+}

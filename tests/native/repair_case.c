@@ -116,3 +116,56 @@ void test_repair(const struct test *test)
     check_sums(store);
     engine_free(store);
 }
+
+/* What a put answers whose repair could not record the damaged copy as dead. */
+static void repair_without_record(const char *directory, engine_chunk *copies)
+{
+    engine_options options = options_of();
+    engine_error error;
+    engine_store *store;
+    int removed;
+    empty_directory(directory);
+    CHECK(engine_open(directory, &options, &store, &error) == ENGINE_OK);
+    CHECK(put(store, FID, &error) == ENGINE_OK);
+    CHECK(engine_info(store, FID, &copies[0], &error) == ENGINE_OK);
+    damage(directory, &copies[0]);
+    struct volume *volume = volumes_get(store, 0);
+    pthread_mutex_lock(&volume->delete_lock);
+    volume->delete_failed = true;
+    pthread_mutex_unlock(&volume->delete_lock);
+    CHECK(put(store, FID, &error) == ENGINE_FAILED);
+    CHECK(get(store, FID) == ENGINE_OK);
+    CHECK(engine_info(store, FID, &copies[1], &error) == ENGINE_OK);
+    CHECK(engine_delete(store, FID, &removed, &error) == ENGINE_FAILED); /* it would bring the damaged copy back */
+    (void)engine_close(store, &error);
+    engine_free(store);
+    remove_checkpoints(directory);
+}
+
+/* I6: of two copies of a chunk, opening keeps one, records the other as dead and gives its blocks back. */
+void test_two_copies(const struct test *test)
+{
+    engine_options options = options_of();
+    engine_error error;
+    engine_chunk copies[2];
+    engine_chunk found;
+    engine_stats stats;
+    engine_store *store;
+    int removed;
+    repair_without_record(test->directory, copies);
+    CHECK(copies[0].offset != copies[1].offset);
+    CHECK(engine_open(test->directory, &options, &store, &error) == ENGINE_OK);
+    CHECK(get(store, FID) == ENGINE_OK);
+    CHECK(engine_info(store, FID, &found, &error) == ENGINE_OK && found.offset == copies[1].offset);
+    CHECK(engine_checkpoint(store, &error) == ENGINE_OK);
+    CHECK(engine_stat(store, &stats, &error) == ENGINE_OK);
+    CHECK(stats.chunks == 1 && stats.dead_bytes >= LENGTH && stats.punched_bytes >= LENGTH - 2 * BLOCK_BYTES);
+    CHECK(engine_delete(store, FID, &removed, &error) == ENGINE_OK && removed == 1);
+    CHECK(engine_close(store, &error) == ENGINE_OK);
+    engine_free(store);
+    remove_checkpoints(test->directory);
+    CHECK(engine_open(test->directory, &options, &store, &error) == ENGINE_OK);
+    CHECK(get(store, FID) == ENGINE_NOT_FOUND);
+    check_sums(store);
+    engine_free(store);
+}

@@ -266,6 +266,31 @@ def test_a_corrupt_chunk_says_so_and_is_replaced_by_putting_it_again(
     assert 1 not in open_store()  # nor does the damaged copy come back
 
 
+@pytest.mark.parametrize("hole", [0, 1])
+def test_delete_records_behind_a_hole_of_their_log_still_count(
+    open_store: OpenStore, fast_directory: Path, hole: int
+) -> None:
+    engine = open_store()
+    for fid in range(1, 202):
+        put(engine, fid, b"small")
+        engine.delete(fid)
+    engine.close()
+    drop_checkpoints(fast_directory)
+    log = fast_directory / "v00000001.del"
+    content = log.read_bytes()
+    blocks = [content[at : at + 4096] for at in range(0, len(content), 4096)]
+    log.unlink()
+    for number, block in enumerate(blocks):
+        if number != hole and any(block):
+            log.touch()
+            overwrite(log, 4096 * number, block)
+    kept = b"".join(block for number, block in enumerate(blocks) if number != hole)
+    recorded = {struct.unpack_from("<Q", kept, at + 32)[0] for at in range(0, len(kept), 64)} - {0}
+    assert len(recorded) > 64
+    engine = open_store()
+    assert {chunk.fid for chunk in engine.iterate()} == set(range(1, 202)) - recorded
+
+
 def rewrite_header(path: Path, offset: int, change: Callable[[bytearray], None]) -> None:
     """Changes a needle's header and gives it a valid CRC again."""
     with path.open("r+b") as file:
@@ -344,6 +369,41 @@ def test_bytes_behind_the_last_needle_are_cleared_before_anything_is_written(
     content = volume.read_bytes()
     assert content[place : place + 512] == needle
     assert not any(content[place + 512 :])
+
+
+def test_a_needle_of_another_volume_is_not_taken_in(
+    open_store: OpenStore, fast_directory: Path, tmp_path: Path
+) -> None:
+    # As stale blocks of the disk, or a write that went to the wrong file, would leave it: whole, and at its own offset.
+    engine = open_store()
+    put(engine, 1, b"own")
+    engine.close()
+    other = open_store(tmp_path)
+    put(other, 1, b"own")
+    put(other, 2, b"foreign")
+    place = other.info(2).offset
+    other.close()
+    needle = (tmp_path / "v00000001.dat").read_bytes()[place : place + 192]
+    overwrite(fast_directory / "v00000001.dat", place, needle)
+    engine = open_store()
+    assert [chunk.fid for chunk in engine.iterate()] == [1]
+    assert engine.stat().volumes_quarantined == 0
+
+
+def test_a_needle_that_was_written_to_a_wrong_place_is_not_taken_in(
+    open_store: OpenStore, fast_directory: Path
+) -> None:
+    engine = open_store()
+    put(engine, 1, b"one")
+    put(engine, 2, b"")  # there is no payload whose checksum would tell
+    place = engine.info(2).offset
+    engine.close()
+    drop_checkpoints(fast_directory)
+    volume = fast_directory / "v00000001.dat"
+    needle = volume.read_bytes()[place : place + 128]
+    overwrite(volume, place, bytes(128))
+    overwrite(volume, place + 4096, needle)
+    assert [chunk.fid for chunk in open_store().iterate()] == [1]
 
 
 def test_a_lost_manifest_is_made_again_from_the_volumes(open_store: OpenStore, fast_directory: Path) -> None:

@@ -27,7 +27,7 @@ THREADED = [
 CASES = {
     "address": [
         *THREADED,
-        *("no_descriptors", "full_while_opening", "no_ids"),
+        *("no_descriptors", "full_while_opening", "no_ids", "unknown_holes", "new_delete_log", "two_copies"),
         *("index", "faults", "crashes", "doubted_deletes", "open_faults", "fail_stop", "primitive", "scrub_faults"),
         *("compaction_damage", "compaction_faults", "compaction_crashes", "compaction_open_faults"),
     ],

@@ -294,10 +294,12 @@ void sim_disk_resize(struct sim_disk *disk, const char *name, uint64_t size)
 void sim_disk_flip(struct sim_disk *disk, const char *name, uint64_t bit)
 {
     uint8_t byte;
+    pthread_mutex_lock(&disk->lock);
     struct sim_file *file = file_named(disk, name);
     image_read(&file->cache, bit / 8, &byte, 1);
     byte ^= (uint8_t)(1u << bit % 8);
     sim_disk_overwrite(disk, name, bit / 8, &byte, 1);
+    pthread_mutex_unlock(&disk->lock);
 }
 
 void sim_disk_print(const struct sim_disk *disk, uint64_t from)

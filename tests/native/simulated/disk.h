@@ -64,7 +64,7 @@ bool sim_disk_read(struct sim_disk *disk, const char *name, uint64_t offset, voi
 /* Also while a store is open; visit does not touch the disk. */
 void sim_disk_list(struct sim_disk *disk, io_list_visitor visit, void *argument);
 void sim_disk_remove(struct sim_disk *disk, const char *name);
-/* Changes the file, on the disk and in what is read. */
+/* Changes the file, on the disk and in what is read. flip: also while a store is open. */
 void sim_disk_flip(struct sim_disk *disk, const char *name, uint64_t bit);
 void sim_disk_overwrite(struct sim_disk *disk, const char *name, uint64_t offset, const uint8_t *bytes, size_t length);
 void sim_disk_resize(struct sim_disk *disk, const char *name, uint64_t size);

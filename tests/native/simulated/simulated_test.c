@@ -7,6 +7,8 @@
  *   simulated_test flips STRIDE SEED DIRECTORY     each single bit of a small store flipped (flips.h)
  *   simulated_test crash WORKLOAD SEED POSITION CUT [POSITION CUT]   one of the crashes again, the second pair being a cut
  *                                                  during the recovery from the first; WORKLOAD may be a saved record
+ *   simulated_test kill WORKLOAD SEED POSITION CUT   one of the power cuts after a second process was there, which
+ *                                                  `crashes` also tries
  *   simulated_test fault WORKLOAD SEED KIND CALL   one of the faults again
  *
  * Exit status 0 and "ok" at the end, or an abort after the broken promise and the command that shows it again.
@@ -23,6 +25,7 @@
 #define POINT_TIMEOUT_S 120 /* I3: nothing here takes a second, but the machine may be busy */
 #define ROUNDS_MAX 100000
 #define DEEP_EVERY 5
+#define KILL_EVERY 3
 #define PATH_BYTES 512
 
 static char again[PATH_BYTES + 200]; /* how to repeat what runs now; for the signal handler */
@@ -181,12 +184,27 @@ static uint64_t crash(const struct recording *recording, struct sim_disk *follow
     return points;
 }
 
+/* The process is killed there, a second one opens the store, and then the power is cut. */
+static void kill_process(const struct recording *recording, const struct sim_disk *follower, uint64_t position, uint64_t cut)
+{
+    struct promises promises = {recording->contents, recording->workload, recording->ledger, position, ledger_new(), false};
+    struct sim_disk *killed = sim_disk_copy(follower);
+    CHECK(snprintf(again, sizeof again, "kill %s %" PRIu64 " %" PRIu64 " %" PRIu64, recording->name, recording->seed,
+                   position, cut) > 0);
+    alarm(POINT_TIMEOUT_S);
+    promises_check_kill(&promises, killed, cut);
+    ledger_free(promises.later);
+    sim_disk_free(killed);
+}
+
 static uint64_t crash_everywhere(const struct recording *recording, uint64_t cuts, uint64_t seed, struct set *seen)
 {
     uint64_t points = 0;
     uint64_t end = sim_disk_position(recording->disk);
     struct sim_disk *follower = sim_disk_new(recording->workload->capacity_bytes);
     for (uint64_t position = 0; position <= end; position++) {
+        if ((position + seed) % KILL_EVERY == 0)
+            kill_process(recording, follower, position, mix(seed, position));
         for (uint64_t i = 0; i < cuts; i++) {
             uint64_t cut = mix(mix(seed, position), i);
             points += crash(recording, follower, position, cut, UINT64_MAX, mix(cut, 2), seen);
@@ -246,6 +264,11 @@ static bool fault(const struct contents *contents, const struct workload *worklo
     bool fired = sim_disk_fired(recording.disk);
     sim_disk_arm(recording.disk, SIM_NO_FAULT, 0, 0);
     struct promises promises = {contents, workload, recording.ledger, UINT64_MAX - 1, ledger_new(), true};
+    if (call % KILL_EVERY == 0) {
+        struct sim_disk *killed = sim_disk_copy(recording.disk);
+        promises_check_kill(&promises, killed, mix(seed, call));
+        sim_disk_free(killed);
+    }
     struct sim_disk *after = sim_disk_crash(recording.disk, mix(seed, call), &fingerprint);
     bool complete = promises_check(&promises, after, 0);
     promises_check_deeply(&promises, after, complete, call);
@@ -288,8 +311,11 @@ static void repeat_crash(const struct contents *contents, int count, char **argu
     struct sim_disk *follower = sim_disk_new(recording.workload->capacity_bytes);
     for (uint64_t i = 0; i < position; i++)
         sim_disk_follow(follower, recording.disk, i);
-    (void)crash(&recording, follower, position, cut, count > 6 ? strtoull(arguments[6], NULL, 10) : UINT64_MAX,
-                count > 7 ? strtoull(arguments[7], NULL, 10) : mix(cut, 2), NULL);
+    if (strcmp(arguments[1], "kill") == 0)
+        kill_process(&recording, follower, position, cut);
+    else
+        (void)crash(&recording, follower, position, cut, count > 6 ? strtoull(arguments[6], NULL, 10) : UINT64_MAX,
+                    count > 7 ? strtoull(arguments[7], NULL, 10) : mix(cut, 2), NULL);
     sim_disk_free(follower);
     recording_free(&recording);
 }
@@ -310,7 +336,7 @@ int main(int count, char **arguments)
         run_faults(&contents, first, seed);
     else if (strcmp(arguments[1], "flips") == 0 && first > 0)
         printf("%" PRIu64 " flips\n", flips_check(&contents, first, again, sizeof again));
-    else if (strcmp(arguments[1], "crash") == 0 && count >= 6)
+    else if ((strcmp(arguments[1], "crash") == 0 || strcmp(arguments[1], "kill") == 0) && count >= 6)
         repeat_crash(&contents, count, arguments);
     else if (strcmp(arguments[1], "fault") == 0 && count >= 6 && workload_named(arguments[2]) != NULL)
         (void)fault(&contents, workload_named(arguments[2]), seed, (enum sim_fault)strtoull(arguments[4], NULL, 10),

@@ -10,122 +10,23 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine_test.h"
+#include "run.h"
 #include "store.h"
 
 #define MIB ((uint64_t)1 << 20)
 #define BATCH_MAX 16
-#define PAUSE_NS 20000
-#define PAUSES_MAX 1500000 /* 30 s */
 #define THREADS 4
 #define BALLAST "ballast" /* a file of others */
-
-static uint64_t choose(struct run *run, uint64_t sides)
-{
-    uint64_t mixed = run->chance += 0x9e3779b97f4a7c15u;
-    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
-    return (mixed ^ (mixed >> 31)) % sides;
-}
-
-static void pause_a_little(int *pauses)
-{
-    const struct timespec pause = {.tv_sec = 0, .tv_nsec = PAUSE_NS};
-    CHECK((*pauses)++ < PAUSES_MAX);
-    (void)nanosleep(&pause, NULL);
-}
-
-/* Until the keeper has done what it was woken for. */
-static void settle(struct run *run)
-{
-    for (int pauses = 0; run->store != NULL;) {
-        struct keeper *keeper = &run->store->keeper;
-        pthread_mutex_lock(&keeper->lock);
-        bool rests = keeper->resting && !keeper->wanted;
-        pthread_mutex_unlock(&keeper->lock);
-        if (rests)
-            return;
-        pause_a_little(&pauses);
-    }
-}
-
-static bool put_fid(struct run *run, uint64_t fid)
-{
-    size_t entry = ledger_begin(run->ledger, false, fid, sim_disk_position(run->disk));
-    int status = contents_put(run->contents, run->store, fid);
-    ledger_end(run->ledger, entry, sim_disk_position(run->disk), status == ENGINE_OK);
-    return status == ENGINE_OK;
-}
-
-/* A volume could not be opened: what is in it is missed, and comes back with it. */
-static bool hides_something(struct run *run)
-{
-    engine_stats stats;
-    engine_error error;
-    return engine_stat(run->store, &stats, &error) != ENGINE_OK || stats.volumes_quarantined > 0;
-}
-
-static bool delete_fid(struct run *run, uint64_t fid)
-{
-    engine_error error;
-    int removed;
-    size_t entry = ledger_begin(run->ledger, true, fid, sim_disk_position(run->disk));
-    int status = engine_delete(run->store, fid, &removed, &error);
-    uint64_t position = sim_disk_position(run->disk);
-    CHECK(status != ENGINE_OK || removed || hides_something(run));
-    CHECK(status == ENGINE_OK || sim_disk_fired(run->disk)); /* a full disk is no reason */
-    ledger_end(run->ledger, entry, position, status == ENGINE_OK);
-    return status == ENGINE_OK;
-}
-
-/* Also in the middle of trouble: never what was not stored, never "not found" for what is, unless its whole volume could
- * not be opened; a disk may refuse to read. */
-static void check_reads(struct run *run)
-{
-    uint8_t allowed[FIDS_ALL + 1];
-    if (run->store == NULL)
-        return;
-    bool hidden = hides_something(run);
-    ledger_allowed(run->ledger, UINT64_MAX - 1, allowed);
-    for (uint64_t tries = 0; tries < 3; tries++) {
-        uint64_t fid = 1 + choose(run, run->next_fid < FIDS ? run->next_fid : FIDS);
-        int status = contents_get(run->contents, run->store, fid);
-        CHECK(status == ENGINE_OK || status == ENGINE_NOT_FOUND || status == ENGINE_CORRUPT);
-        CHECK(status != ENGINE_OK || (allowed[fid] & MAY_BE_PRESENT) != 0);
-        CHECK(status != ENGINE_NOT_FOUND || hidden || (allowed[fid] & MAY_BE_ABSENT) != 0);
-    }
-}
-
-static uint64_t new_fid(struct run *run)
-{
-    CHECK(run->next_fid <= FIDS);
-    return run->next_fid++;
-}
-
-/* A fid of which exactly this may be found, or 0. */
-static uint64_t choose_fid(struct run *run, uint8_t wanted)
-{
-    uint8_t allowed[FIDS_ALL + 1];
-    uint64_t count = 0;
-    ledger_allowed(run->ledger, UINT64_MAX - 1, allowed);
-    for (uint64_t fid = 1; fid < run->next_fid; fid++)
-        count += allowed[fid] == wanted;
-    uint64_t at = count > 0 ? choose(run, count) : 0;
-    for (uint64_t fid = 1; fid < run->next_fid && count > 0; fid++)
-        if (allowed[fid] == wanted && at-- == 0)
-            return fid;
-    return 0;
-}
 
 /* The steps. */
 
 static void step_put(struct run *run, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++) {
-        (void)put_fid(run, new_fid(run));
-        settle(run);
+        (void)run_put(run, run_new_fid(run));
+        run_settle(run);
     }
 }
 
@@ -138,7 +39,7 @@ struct waiting_put {
 static void *put_in_thread(void *argument)
 {
     struct waiting_put *put = argument;
-    (void)put_fid(put->run, put->fid);
+    (void)run_put(put->run, put->fid);
     atomic_store(&put->ended, true);
     return NULL;
 }
@@ -153,27 +54,27 @@ static void step_batch(struct run *run, uint64_t count)
     for (uint64_t i = 0; i <= count; i++) {
         int pauses = 0;
         puts[i].run = run;
-        puts[i].fid = new_fid(run);
+        puts[i].fid = run_new_fid(run);
         atomic_init(&puts[i].ended, false);
         CHECK(pthread_create(&threads[i], NULL, put_in_thread, &puts[i]) == 0);
         while (!atomic_load(&puts[i].ended) && !(i == 0 ? sim_disk_is_held(run->disk) : queued(run->store) == i))
-            pause_a_little(&pauses);
+            run_pause(&pauses);
         if (atomic_load(&puts[0].ended)) /* it failed before its sync: nothing holds the others */
             sim_disk_hold(run->disk, false);
     }
     sim_disk_hold(run->disk, false);
     for (uint64_t i = 0; i <= count; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
-    settle(run);
+    run_settle(run);
 }
 
 static void step_delete(struct run *run, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t fid = choose_fid(run, MAY_BE_PRESENT);
+        uint64_t fid = run_choose_fid(run, MAY_BE_PRESENT);
         if (fid != 0)
-            (void)delete_fid(run, fid);
-        settle(run);
+            (void)run_delete(run, fid);
+        run_settle(run);
     }
 }
 
@@ -184,8 +85,8 @@ static void step_thin_out(struct run *run, uint64_t count)
     ledger_allowed(run->ledger, UINT64_MAX - 1, allowed);
     for (uint64_t fid = 1; fid < run->next_fid; fid++)
         if (allowed[fid] == MAY_BE_PRESENT && fid % count != 0) {
-            (void)delete_fid(run, fid);
-            settle(run);
+            (void)run_delete(run, fid);
+            run_settle(run);
         }
 }
 
@@ -193,10 +94,10 @@ static void step_thin_out(struct run *run, uint64_t count)
 static void step_put_deleted(struct run *run, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t fid = choose_fid(run, MAY_BE_ABSENT);
+        uint64_t fid = run_choose_fid(run, MAY_BE_ABSENT);
         if (fid != 0)
-            (void)put_fid(run, fid);
-        settle(run);
+            (void)run_put(run, fid);
+        run_settle(run);
     }
 }
 
@@ -204,10 +105,32 @@ static void step_put_deleted(struct run *run, uint64_t count)
 static void step_repeat(struct run *run, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t fid = choose_fid(run, MAY_BE_PRESENT);
+        uint64_t fid = run_choose_fid(run, MAY_BE_PRESENT);
         if (fid != 0)
-            (void)put_fid(run, fid);
-        settle(run);
+            (void)run_put(run, fid);
+        run_settle(run);
+    }
+}
+
+/* A chunk that looked damaged is stored again. The damage is not part of the record, so that a power cut in between leaves
+ * two copies that are good. */
+static void step_repair(struct run *run, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        engine_chunk chunk;
+        engine_error error;
+        char name[VOLUME_NAME_BYTES];
+        uint64_t size;
+        uint64_t fid = run_choose_fid(run, MAY_BE_PRESENT);
+        if (fid == 0 || engine_info(run->store, fid, &chunk, &error) != ENGINE_OK)
+            continue;
+        volume_name(name, chunk.volume, ".dat");
+        if (!sim_disk_read(run->disk, name, 0, NULL, 0, &size))
+            continue; /* a compaction made it and could not give it its name */
+        sim_disk_flip(run->disk, name, 8 * chunk.offset);
+        (void)run_put(run, fid);
+        sim_disk_flip(run->disk, name, 8 * chunk.offset);
+        run_settle(run);
     }
 }
 
@@ -217,7 +140,7 @@ static void step_checkpoint(struct run *run, uint64_t count)
     engine_error error;
     for (uint64_t i = 0; i < count; i++) {
         (void)engine_checkpoint(run->store, &error);
-        settle(run);
+        run_settle(run);
     }
 }
 
@@ -229,7 +152,7 @@ static void open_store(struct run *run)
         CHECK(sim_disk_fired(run->disk));
         run->store = NULL;
     }
-    settle(run);
+    run_settle(run);
 }
 
 static void close_store(struct run *run)
@@ -261,9 +184,9 @@ static void step_compact(struct run *run, uint64_t count)
         /* Closed and sealed before, or the keeper would do it beside the compaction, in any order. */
         for (uint32_t slot = 0; slot < volumes_count(run->store); slot++)
             (void)active_close(run->store, volumes_get(run->store, slot));
-        settle(run);
+        run_settle(run);
         (void)engine_compact(run->store, &EVERYTHING, &report, &error);
-        settle(run);
+        run_settle(run);
     }
 }
 
@@ -306,9 +229,9 @@ static void *put_and_delete(void *argument)
 {
     struct member *member = argument;
     for (uint64_t i = 0; i < member->count; i++) {
-        (void)put_fid(member->run, member->first_fid + i);
+        (void)run_put(member->run, member->first_fid + i);
         if (i % 3 == 2)
-            (void)delete_fid(member->run, member->first_fid + i - 1);
+            (void)run_delete(member->run, member->first_fid + i - 1);
     }
     return NULL;
 }
@@ -327,7 +250,7 @@ static void step_crowd(struct run *run, uint64_t count)
         CHECK(pthread_create(&threads[i], NULL, put_and_delete, &members[i]) == 0);
     for (size_t i = 0; i < THREADS; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
-    settle(run);
+    run_settle(run);
 }
 
 struct compacting {
@@ -354,7 +277,7 @@ static void step_crowd_and_compact(struct run *run, uint64_t count)
     step_crowd(run, count);
     atomic_store(&compacting.ended, true);
     CHECK(pthread_join(thread, NULL) == 0);
-    settle(run);
+    run_settle(run);
 }
 
 /* Whatever comes, count times. */
@@ -366,10 +289,10 @@ static void step_anything(struct run *run, uint64_t count)
         {step_checkpoint, 2}, {step_reopen, 1},
     };
     for (uint64_t i = 0; i < count && run->store != NULL; i++) {
-        const struct step *step = &steps[choose(run, sizeof steps / sizeof steps[0])];
+        const struct step *step = &steps[run_choose(run, sizeof steps / sizeof steps[0])];
         if (run->next_fid + BATCH_MAX < FIDS)
             step->run(run, step->argument);
-        check_reads(run);
+        run_check_reads(run);
     }
 }
 
@@ -406,6 +329,12 @@ static const struct step many_deletes_steps[] = {
     {step_put, 90}, {step_delete, 70}, {step_checkpoint, 1}, {step_delete, 3}, {step_batch, 4}, {step_delete, 2},
     {step_checkpoint, 1}, {NULL, 0},
 };
+/* Of small chunks and large ones, in the volume that is written and in closed ones. */
+static const struct step repair_steps[] = {
+    {step_put, 8},     {step_repair, 2}, {step_checkpoint, 1}, {step_repair, 3}, {step_delete, 2}, {step_batch, 6},
+    {step_repair, 2},  {step_reopen, 1}, {step_repair, 2},     {step_put, 10},   {step_repair, 3}, {step_compact, 1},
+    {step_repair, 2},  {step_delete, 2}, {step_checkpoint, 2}, {step_repair, 1}, {NULL, 0},
+};
 static const struct step anything_steps[] = {{step_anything, 40}, {NULL, 0}};
 static const struct step crowd_steps[] = {
     {step_crowd, 10}, {step_checkpoint, 1}, {step_crowd, 10}, {step_thin_out, 4}, {step_crowd, 6}, {step_reopen, 1},
@@ -436,6 +365,7 @@ static const struct workload workloads[] = {
     {"full", 3 * MIB, MIB, 1 * MIB, 1, false, full_steps},
     {"filled", 8 * MIB, MIB, 1 * MIB, 1, false, filled_steps},
     {"many-deletes", 64 * MIB, 4 * MIB, 4 * MIB, 1, false, many_deletes_steps},
+    {"repair", 64 * MIB, MIB, 1 * MIB, 1, false, repair_steps},
     {"anything", 64 * MIB, MIB, 2 * MIB, 1, false, anything_steps},
     {"crowd", 64 * MIB, MIB, 1 * MIB, 1, true, crowd_steps},
     {"appenders", 64 * MIB, MIB, 1 * MIB, 3, true, crowd_steps},
@@ -473,7 +403,7 @@ void workload_run(struct run *run, uint64_t seed)
     open_store(run);
     for (const struct step *step = run->workload->steps; step->run != NULL && run->store != NULL; step++) {
         step->run(run, step->argument);
-        check_reads(run);
+        run_check_reads(run);
     }
     close_store(run);
 }
