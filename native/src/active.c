@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "failure.h"
+#include "space.h"
 #include "store.h"
 
 #define TURNS_MAX 1000 /* of a batch that looks for its volume; a few are usual */

@@ -9,6 +9,7 @@
 
 #include "failure.h"
 #include "store.h"
+#include "unreadable.h"
 
 #define ROUND_MAX 1024
 #define CHASES_MAX 8 /* how often a delete follows a chunk that is being replaced by a repair */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "failure.h"
+#include "inspect.h"
 #include "smallest.h"
 #include "store.h"
 

@@ -10,8 +10,10 @@
 #include "directory.h"
 #include "failure.h"
 #include "filling.h"
+#include "opening.h"
 #include "recovery.h"
 #include "store.h"
+#include "unreadable.h"
 
 static int index_recovered(engine_store *store, struct volume *volume, const struct recovery *recovery,
                            struct loser_list *losers, engine_error *error)

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "failure.h"
+#include "inspect.h"
 #include "store.h"
 
 #define SAVE_S 30.0

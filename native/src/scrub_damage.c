@@ -1,6 +1,7 @@
 /* What the scrub has found damaged: a bounded list, from which goes what was deleted, put again or found good. */
 #include <stdlib.h>
 
+#include "inspect.h"
 #include "store.h"
 
 /* scrub.lock is held. The entry of this place, or NULL. */

@@ -7,6 +7,7 @@
 #include <errno.h>
 
 #include "failure.h"
+#include "space.h"
 #include "store.h"
 
 #define DISK_SHARE 16   /* neither a volume nor the reserve is more than this part of the disk, unless it is set */

@@ -3,7 +3,10 @@
 #include <string.h>
 
 #include "failure.h"
+#include "space.h"
+#include "stats.h"
 #include "store.h"
+#include "unreadable.h"
 
 /* After a refusal the disk counts as full until there is room for as much as was refused, or for this: what is larger
  * may be refused while others fit. */

@@ -8,6 +8,9 @@
 
 #include "clock.h"
 #include "failure.h"
+#include "opening.h"
+#include "stats.h"
+#include "unreadable.h"
 
 static int check_options(const engine_options *options, engine_error *error)
 {

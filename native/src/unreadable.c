@@ -10,6 +10,7 @@
 
 #include "failure.h"
 #include "store.h"
+#include "unreadable.h"
 
 #define NOT_IN_TABLE UINT32_MAX /* as a slot */
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "failure.h"
+#include "inspect.h"
 #include "store.h"
 
 static void drop_batch(struct verifying *verifying)

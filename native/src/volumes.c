@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "failure.h"
+#include "space.h"
 #include "store.h"
 
 /* Without a lock: every read asks. Places in the table never move, and a slot is filled before it is counted. */
