@@ -93,6 +93,21 @@ static void queue_punches(struct volume *volume, const struct delete_set *delete
     }
 }
 
+/* A disk that refuses fails the volume. Want of memory says nothing of the disk: the opening ends, and the next one finds
+ * what this one found or what it had written of the same repair. */
+static int repair(struct volume *volume, const struct recovery *recovery, engine_error *error)
+{
+    engine_error reason;
+    int status = recovery_repair(volume, recovery, &reason);
+    if (status == ENGINE_NO_MEMORY || status == ENGINE_BUSY) {
+        *error = reason;
+        return status;
+    }
+    if (status != ENGINE_OK)
+        volume->state = VOLUME_FAILED;
+    return ENGINE_OK;
+}
+
 /* Reads checkpoint and what came after. lost: acknowledged bytes are missing. */
 static int read_needles(engine_store *store, struct volume *volume, const struct manifest_volume *row, bool short_file,
                         const struct delete_set *deleted, struct loser_list *losers, engine_error *error)
@@ -127,9 +142,10 @@ static int read_needles(engine_store *store, struct volume *volume, const struct
         /* Up to the tail of a volume that was closed everything was acknowledged. */
         if (recovery.lost || (limit < volume->size && recovery.tail < limit))
             quarantined = true;
-        engine_error ignored;
-        if (!sealed && !quarantined && !store->options.read_only && recovery_repair(volume, &recovery, &ignored) != ENGINE_OK)
-            volume->state = VOLUME_FAILED;
+        if (!sealed && !quarantined && !store->options.read_only)
+            status = repair(volume, &recovery, error);
+        if (status != ENGINE_OK)
+            goto cleanup;
         if (recovery.tail > volume->tail)
             volume->changed = true;
         volume->tail = recovery.tail;

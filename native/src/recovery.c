@@ -348,11 +348,11 @@ int recovery_repair(struct volume *volume, const struct recovery *recovery, engi
     bool wrote = false;
     for (size_t i = 0; i < recovery->hole_count; i++) {
         if (cover_hole(volume, &recovery->holes[i]) != 0)
-            return failure(error, ENGINE_FAILED, errno, "volume %u: cannot cover a hole", (unsigned)volume->id);
+            return failure_os(error, errno, "volume %u: cannot cover a hole", (unsigned)volume->id);
         wrote = true;
     }
     if (zero_rest(volume, recovery->tail, &wrote) != 0)
-        return failure(error, ENGINE_FAILED, errno, "volume %u: cannot clear its end", (unsigned)volume->id);
+        return failure_os(error, errno, "volume %u: cannot clear its end", (unsigned)volume->id);
     if (wrote && volume->io->fdatasync(volume->io->context, volume->file) != 0)
         return failure(error, ENGINE_FAILED, errno, "volume %u: cannot sync", (unsigned)volume->id);
     return ENGINE_OK;

@@ -10,6 +10,8 @@ from tests.needs import not_run
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests" / "native"
 BUILD_TIMEOUT_S = 240.0
+# What engine_test makes fail on demand (memory_case.c).
+WRAPPED = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc", "pthread_create")]
 
 
 def build(target: Path, sources: Sequence[Path], *flags: str, compiler: str = "gcc") -> Path:

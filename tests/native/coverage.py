@@ -18,7 +18,7 @@ from pathlib import Path
 
 from native import build_engine
 
-from .c_program import ROOT, TESTS
+from .c_program import ROOT, TESTS, WRAPPED
 from .test_engine_c import CASES
 
 PERCENT_MIN = 90.0
@@ -59,7 +59,8 @@ def measure(directory: Path) -> list[Coverage]:
     libraries = ["-lcrypto", "-lpthread", *(["-lisal"] if isal else [])]
     for program, sources in programs.items():
         objects = [f"{source.stem}.o" for source in (*engine, *sources)]
-        _run(["gcc", "--coverage", *objects, "-o", program, *libraries], directory)
+        wrapped = WRAPPED if program == "engine_test" else []
+        _run(["gcc", "--coverage", *wrapped, *objects, "-o", program, *libraries], directory)
     for case in CASES["address"]:
         with tempfile.TemporaryDirectory(dir=directory) as store:
             _run(["./engine_test", case, store, "11"], directory)

@@ -2,6 +2,7 @@
 #ifndef SPEEDY_ENGINE_TEST_H
 #define SPEEDY_ENGINE_TEST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +50,13 @@ void check_promises(engine_store *store, const enum known *known);
 /* I4: the index from checkpoints is the index from a scan of everything; and the store goes on from there. */
 void check_after_fault(const char *directory, const enum known *known);
 
+/* The engine's allocations fail after so many: one of them, or that and all behind it. */
+void refuse_memory(uint64_t after, bool forever);
+/* Ends that; true when one has failed. */
+bool give_memory(void);
+/* No further thread can be started. */
+void refuse_threads(bool refused);
+
 /* Cases, each in its file. */
 void test_index(const struct test *test);
 void test_threads(const struct test *test);
@@ -72,6 +80,10 @@ void test_full_while_opening(const struct test *test);
 void test_no_ids(const struct test *test);
 void test_unknown_holes(const struct test *test);
 void test_new_delete_log(const struct test *test);
+void test_filling(const struct test *test);
+void test_filling_without_memory(const struct test *test);
+void test_no_memory(const struct test *test);
+void test_no_memory_while_opening(const struct test *test);
 void test_one_sync_at_a_time(const struct test *test);
 void test_scrub_beside_others(const struct test *test);
 void test_scrub_faults(const struct test *test);

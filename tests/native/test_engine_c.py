@@ -12,7 +12,7 @@ import pytest
 
 from tests import needs
 
-from .c_program import TESTS, build, run
+from .c_program import TESTS, WRAPPED, build, run
 
 SANITIZERS = {"address": "address,undefined", "thread": "thread"}
 STRIDE = os.environ.get("SPEEDY_FAULT_STRIDE", "11")
@@ -22,12 +22,13 @@ RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 THREADED = [
     *("threads", "full_disk", "repair", "appenders", "leading", "large_faults", "sharing", "small_disk"),
     "scrub_beside_others",
-    *("compaction", "compaction_repair", "one_sync_at_a_time", "punch"),
+    *("compaction", "compaction_repair", "one_sync_at_a_time", "punch", "filling"),
 ]
 CASES = {
     "address": [
         *THREADED,
         *("no_descriptors", "full_while_opening", "no_ids", "unknown_holes", "new_delete_log", "two_copies"),
+        *("no_memory", "no_memory_while_opening", "filling_without_memory"),
         *("index", "faults", "crashes", "doubted_deletes", "open_faults", "fail_stop", "primitive", "scrub_faults"),
         *("compaction_damage", "compaction_faults", "compaction_crashes", "compaction_open_faults"),
     ],
@@ -43,7 +44,9 @@ def program_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     @cache
     def build_with(sanitizer: str) -> Path:
         flags = ["-O1", f"-fsanitize={SANITIZERS[sanitizer]}", "-fno-sanitize-recover=all"]
-        return build(tmp_path_factory.mktemp("engine") / f"engine_test_{sanitizer}", sorted(TESTS.glob("*.c")), *flags)
+        return build(
+            tmp_path_factory.mktemp("engine") / f"engine_test_{sanitizer}", sorted(TESTS.glob("*.c")), *flags, *WRAPPED
+        )
 
     return build_with
 
@@ -59,7 +62,7 @@ def test_c_case_holds_under_the_sanitizer(
 
 def test_short_cases_are_clean_under_valgrind(tmp_path: Path, fast_directory: Path) -> None:
     valgrind = needs.program("valgrind")
-    program = build(tmp_path / "engine_test", sorted(TESTS.glob("*.c")), "-O1")
+    program = build(tmp_path / "engine_test", sorted(TESTS.glob("*.c")), "-O1", *WRAPPED)
     for case in SHORT:
         store = fast_directory / case
         store.mkdir()
