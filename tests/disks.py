@@ -83,6 +83,24 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def overlay(place: Path) -> Iterator[Path]:
+    """An empty overlay, as containers have, over directories in ``place``."""
+    needs.root()
+    lower, upper, work, merged = (place / name for name in ("lower", "upper", "work", "merged"))
+    for directory in (lower, upper, work, merged):
+        directory.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    command = [needs.program("mount"), "-t", "overlay", "overlay", "-o", options, merged]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    if done.returncode != 0:
+        needs.not_run(f"an overlay cannot be mounted here: {done.stderr.strip().partition(chr(10))[0]}")
+    try:
+        yield merged
+    finally:
+        run(needs.program("umount"), "--lazy", merged)
+
+
+@contextmanager
 def failing_device(tmp_path: Path, size_bytes: int) -> Iterator[tuple[Path, Callable[[bool], None]]]:
     """A block device in a file (nbdfuse) whose writes answer EIO while the second value says so."""
     needs.root()
