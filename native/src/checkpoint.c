@@ -34,19 +34,21 @@ static int by_fid(const void *left, const void *right)
     return a->fid < b->fid ? -1 : a->fid > b->fid;
 }
 
+/* It is whole, and the file as long as it says. */
+static bool header_fits(const uint8_t *header, uint64_t file_size)
+{
+    return load_u64(header) == CHECKPOINT_MAGIC && load_u32(header + 8) == CHECKPOINT_VERSION &&
+           load_u32(header + HEADER_CRC_AT) == engine_crc32c(0, header, HEADER_CRC_AT) &&
+           load_u64(header + 48) == (file_size - HEADER_BYTES) / ENTRY_BYTES &&
+           (file_size - HEADER_BYTES) % ENTRY_BYTES == 0;
+}
+
 static bool header_is_valid(const struct volume *volume, const uint8_t *header, uint64_t file_size)
 {
-    if (load_u64(header) != CHECKPOINT_MAGIC || load_u32(header + 8) != CHECKPOINT_VERSION)
-        return false;
-    if (load_u32(header + HEADER_CRC_AT) != engine_crc32c(0, header, HEADER_CRC_AT))
-        return false;
-    if (load_u32(header + 12) != volume->id || memcmp(header + 16, volume->uuid, 16) != 0)
-        return false;
     uint64_t tail = load_u64(header + 32);
-    if (tail < VOLUME_DATA_START || tail > volume->size || load_u64(header + 40) == 0)
-        return false;
-    return load_u64(header + 48) == (file_size - HEADER_BYTES) / ENTRY_BYTES &&
-           (file_size - HEADER_BYTES) % ENTRY_BYTES == 0;
+    return header_fits(header, file_size) && load_u32(header + 12) == volume->id &&
+           memcmp(header + 16, volume->uuid, 16) == 0 && tail >= VOLUME_DATA_START && tail <= volume->size &&
+           load_u64(header + 40) != 0;
 }
 
 void checkpoint_place(const struct checkpoint *checkpoint, size_t i, struct chunk_place *place)
@@ -110,8 +112,8 @@ uint64_t checkpoint_announces(const struct engine_io *io, int directory, uint32_
     if (file < 0)
         return 0;
     if (io->size(io->context, file, &size) == 0 && size >= HEADER_BYTES && size <= FILE_BYTES_MAX &&
-        io_read(io, file, header, sizeof header, 0) == 0 && load_u64(header) == CHECKPOINT_MAGIC)
-        count = (size - HEADER_BYTES) / ENTRY_BYTES;
+        io_read(io, file, header, sizeof header, 0) == 0 && header_fits(header, size))
+        count = load_u64(header + 48);
     io_close(io, file);
     return count;
 }

@@ -24,7 +24,8 @@ void checkpoint_free(struct checkpoint *checkpoint);
 void checkpoint_place(const struct checkpoint *checkpoint, size_t i, struct chunk_place *place);
 /* Its fid alone. */
 uint64_t checkpoint_fid(const struct checkpoint *checkpoint, size_t i);
-/* How many chunks a volume's checkpoint announces; 0 when there is none. A hint, not checked further. */
+/* How many chunks a volume's checkpoint announces; 0 when there is none, or its header does not fit the file: room is made
+ * for so many before they are read. A hint, not checked further. */
 uint64_t checkpoint_announces(const struct engine_io *io, int directory, uint32_t volume_id);
 /* Writes the checkpoint, keeping the one before as .ckp.old. Sorts places. */
 int checkpoint_write(struct volume *volume, struct checkpoint *checkpoint, engine_error *error);

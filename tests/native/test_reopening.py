@@ -1,5 +1,6 @@
-"""Opening a store of very many chunks: checkpoints from a size on are taken in by several threads."""
+"""Opening a store of very many chunks: room for them is made first, and several threads take large checkpoints in."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -44,3 +45,15 @@ def test_every_chunk_of_large_checkpoints_is_found_again_and_no_deleted_one(
         buffer = bytearray(len(b"%d" % fid))
         again.read_into(fid, 0, buffer)
         assert buffer == b"%d" % fid
+
+
+def test_no_room_is_made_for_chunks_that_only_the_length_of_a_checkpoint_promises(
+    open_store: OpenStore, fast_directory: Path
+) -> None:
+    engine = open_store()
+    engine.put(1, b"x", crc32c(b"x"))
+    engine.close()
+    os.truncate(fast_directory / "v00000001.ckp", 64 * MIB)  # two million entries
+    engine = open_store()
+    assert [(chunk.fid, chunk.length) for chunk in engine.iterate()] == [(1, 1)]
+    assert engine.stat().index_bytes < MIB
