@@ -36,18 +36,23 @@ def bounded(connect_s: float, answer_s: float) -> type[BoundedConnection]:
 
 
 def _wait(connection: extensions.connection) -> None:
-    if not isinstance(connection, BoundedConnection):
-        limit_s = BoundedConnection.answer_s
-    else:
-        limit_s = connection.answer_s if connection.connected else connection.connect_s
-    deadline_s = time.monotonic() + limit_s
-    while (state := connection.poll()) != extensions.POLL_OK:
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0:
-            # psycopg2 closes the connection on the way out.
-            raise OperationalError(f"the server has not answered for {limit_s:g} s")
-        poller = select.poll()
-        poller.register(connection, select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
-        poller.poll(left_s * 1000)
-    if isinstance(connection, BoundedConnection):
-        connection.connected = True
+    try:
+        if not isinstance(connection, BoundedConnection):
+            limit_s = BoundedConnection.answer_s
+        else:
+            limit_s = connection.answer_s if connection.connected else connection.connect_s
+        deadline_s = time.monotonic() + limit_s
+        while (state := connection.poll()) != extensions.POLL_OK:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                # psycopg2 closes the connection on the way out.
+                raise OperationalError(f"the server has not answered for {limit_s:g} s")
+            poller = select.poll()
+            poller.register(connection, select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
+            poller.poll(left_s * 1000)
+        if isinstance(connection, BoundedConnection):
+            connection.connected = True
+    finally:
+        # A connection that was never made closes its socket with its last reference. The error's traceback has this
+        # frame, and whoever keeps the error would keep the socket until the garbage collector comes.
+        del connection

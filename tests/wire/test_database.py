@@ -3,6 +3,7 @@ migrations."""
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -286,6 +287,21 @@ def test_a_database_that_stays_away_is_unavailable_after_the_bounded_wait() -> N
     with pytest.raises(Unavailable, match="does not answer"):
         run_transaction(engine, lambda c: c.scalar(text("SELECT 1")))
     assert 0.4 < time.monotonic() - started_s < 5.0
+
+
+def test_connections_that_never_came_about_leave_no_descriptor_with_their_errors() -> None:
+    engine = create_engine("postgresql://nobody@127.0.0.1:1/none", wait_s=0.2)
+    before = len(os.listdir("/proc/self/fd"))
+    kept: list[Unavailable] = []
+    gc.disable()  # its coming is what the descriptors waited for
+    try:
+        for _ in range(5):
+            with pytest.raises(Unavailable) as caught:
+                run_transaction(engine, lambda c: c.scalar(text("SELECT 1")))
+            kept.append(caught.value)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_connections_that_the_server_closed_are_replaced_without_an_error(postgres: Engine) -> None:
