@@ -26,6 +26,7 @@ from registry_driver.names import printable
 from registry_driver.oci_errors import MethodNotAllowed, RouteUnknown, error_answer
 from registry_driver.registry import Registry
 from registry_driver.routes import Noun, Route, parse_route
+from wire import memory
 from wire.body import RequestBody
 from wire.errors import InternalError, Overloaded, SpeedyError, UploadConflict
 from wire.response import StreamResponse
@@ -158,6 +159,11 @@ class _Front:
                     "request failed", extra={"error": type(exc).__name__, "reason": exc.message, "details": exc.details}
                 )
             response = self._refuse(exc, route, body)
+        except MemoryError:
+            memory.tell("a request")
+            response = self._refuse(
+                Overloaded("no memory for this request", retry_after_s=memory.RETRY_AFTER_S), route, body
+            )
         except Exception as exc:  # noqa: BLE001 -- the edge: whatever went wrong is logged once and answered in the API's form
             _log.exception("defect", exc_info=exc)
             response = self._refuse(InternalError(), route, body)

@@ -9,6 +9,7 @@ from collections import deque
 from typing import Protocol
 
 from wire.errors import Overloaded
+from wire.memory import has_room
 
 
 class BufferPool:
@@ -38,7 +39,12 @@ class BufferPool:
             if self._idle:
                 return self._lend(self._idle.pop().memory)
             if len(self._held) < self.count_max:
-                return self._lend(self._make())
+                try:
+                    return self._lend(self._make())
+                except Overloaded:
+                    if not self._held:
+                        raise
+                    # Others give theirs back: the pool is as large as there is room.
             waiter = _Waiter()
             self._waiting.append(waiter)
         waiter.served.acquire(timeout=max(timeout_s, 0.0))
@@ -52,6 +58,8 @@ class BufferPool:
         )
 
     def _make(self) -> mmap.mmap:
+        if not has_room(self.buffer_bytes):
+            raise Overloaded(f"no memory for a buffer of {self.buffer_bytes} bytes", retry_after_s=1)
         try:
             return mmap.mmap(-1, self.buffer_bytes)
         except (OSError, MemoryError) as error:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from wire.errors import InternalError, SpeedyError, StorageFull, Unavailable
+from wire.errors import InternalError, Overloaded, SpeedyError, StorageFull, Unavailable
 
 #: how long a failure is told without asking again: what is back is not refused for longer
 FAILURE_KEEP_S = 0.1
@@ -70,7 +70,12 @@ class CachedCheck:
         return self._failure
 
     def _ask_detached(self) -> SpeedyError | None:
-        threading.Thread(target=self._ask, name="check", daemon=True).start()
+        try:
+            threading.Thread(target=self._ask, name="check", daemon=True).start()
+        except RuntimeError as error:
+            with self._answered:
+                self._asking_since_s = None  # the next caller tries again
+            return Overloaded(f"there is no thread for the check: {error}")
         with self._answered:
             if not self._answered.wait_for(lambda: self._asking_since_s is None, self._late_s):
                 return Unavailable(f"what is checked has not answered for {self._late_s:g} s")

@@ -24,6 +24,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from wire.errors import SpeedyError
+from wire.memory import live_with_limit
 from wire.worker import STOP_SIGNALS, RoomWorker, WorkerLimits, die_with_parent
 
 log = logging.getLogger("speedy.server")
@@ -232,6 +233,7 @@ class _ServerLog(Logger):  # type: ignore[misc]
 
 def _after_fork(arbiter: Any, worker: Any) -> None:
     die_with_parent(arbiter.pid)
+    live_with_limit()
     # The arbiter waits longer than the worker, so that the worker can close its room before it is killed.
     worker.cfg.set("graceful_timeout", int(worker.app.graceful_timeout_s))
     _keep_alive_while_building(worker)

@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.process_collector import ProcessCollector
 from werkzeug.exceptions import HTTPException
 
+from wire import memory
 from wire.auth import OPEN_PATHS, ClusterKey
 from wire.body import ENVIRON_KEY, settle
 from wire.checks import CachedCheck
@@ -93,7 +94,7 @@ def create_service(
 
     @app.errorhandler(Exception)
     def answer_unknown(error: Exception) -> Response:
-        found = _body_error(error)
+        found = _body_error(error) or _no_memory(error)
         if found is None:
             log.error("unexpected %s", type(error).__name__, exc_info=error)
             found = InternalError()
@@ -161,6 +162,13 @@ def _body_error(error: Exception) -> SpeedyError | None:
     if isinstance(error, BlockingIOError) and ENVIRON_KEY not in request.environ:
         return BodyTimeout("the sender was silent for too long")
     return None
+
+
+def _no_memory(error: Exception) -> SpeedyError | None:
+    if not isinstance(error, MemoryError):
+        return None
+    memory.tell("a request")
+    return Overloaded("no memory for this request", retry_after_s=memory.RETRY_AFTER_S)
 
 
 class _Metrics:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+from wire.memory import HEADROOM_BYTES, STACK_BYTES, THREADS_LEAVE_BYTES, has_room
+
 
 class WorkerThreads(ThreadPoolExecutor):
     """A ThreadPoolExecutor for machines at their limit of processes.
@@ -13,7 +15,12 @@ class WorkerThreads(ThreadPoolExecutor):
     """
 
     def _adjust_thread_count(self) -> None:
+        if self._idle_semaphore.acquire(timeout=0):
+            return  # as in the standard one: a thread is idle
         try:
+            # One that finds no memory to begin with would be waited for without end.
+            if not has_room(STACK_BYTES, THREADS_LEAVE_BYTES if self._threads else HEADROOM_BYTES):
+                raise RuntimeError("no memory for another thread")
             super()._adjust_thread_count()
         except RuntimeError:
             if not self._threads:

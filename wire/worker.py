@@ -25,6 +25,7 @@ import socket
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -33,6 +34,7 @@ from typing import Any
 from gunicorn.http import errors as parser_errors
 from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
 
+from wire import memory
 from wire.auth import OPEN_PATHS
 from wire.body import set_receive_timeout, set_send_timeout
 from wire.threads import WorkerThreads
@@ -97,11 +99,12 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def refusal(status: int, code: str, message: str) -> bytes:
-    """A whole answer that closes the connection."""
+    """A whole answer that closes the connection; 503 says when to come again."""
     body = json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode()
+    again = f"Retry-After: {memory.RETRY_AFTER_S}\r\n" if status == 503 else ""
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Docker-Distribution-Api-Version: registry/2.0\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"{again}Docker-Distribution-Api-Version: registry/2.0\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode("ascii") + body
 
@@ -147,6 +150,10 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked by the arbiter around the fork
 
     def run(self) -> None:
+        # One thread each from the start: what comes when no more can be had is then late, and not refused.
+        for pool in (self.open_pool, self.tpool):
+            with suppress(RuntimeError):
+                pool.submit(int)
         super().run()
         self._end_stragglers()
 
@@ -189,7 +196,11 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
 
     def enqueue_req(self, conn: RoomConnection) -> None:
         pool = self.open_pool if conn.head.startswith(_OPEN_HEADS) else self.tpool
-        future = pool.submit(self.handle, conn)
+        try:
+            future = pool.submit(self.handle, conn)
+        except (RuntimeError, MemoryError) as error:
+            self._refuse_now(conn, 503, f"no thread for a request: {error}", "TOOMANYREQUESTS")
+            return
         self.running[conn] = future
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
@@ -267,11 +278,11 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         else:
             self.enqueue_req(conn)  # whatever else is wrong with it, the parser says
 
-    def _refuse_now(self, conn: RoomConnection, status: int, message: str) -> None:
+    def _refuse_now(self, conn: RoomConnection, status: int, message: str, code: str = "UNSUPPORTED") -> None:
         """Answer from the main loop, without waiting: a fresh connection's send buffer is empty."""
         self.log.info("refused a request from %s: %s", _peer(conn.client), message)
         try:
-            conn.sock.send(refusal(status, "UNSUPPORTED", message))
+            conn.sock.send(refusal(status, code, message))
         except OSError:
             self._close(conn)
             return
@@ -350,7 +361,10 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
             if isinstance(exc, kind):
                 status, code = kind_status, kind_code
                 break
-        if status < 500 or isinstance(exc, parser_errors.UnsupportedTransferCoding):
+        if isinstance(exc, MemoryError):
+            status, code, message = 503, "TOOMANYREQUESTS", "no memory for this request"
+            memory.tell("a request")
+        elif status < 500 or isinstance(exc, parser_errors.UnsupportedTransferCoding):
             message = str(exc)[:200]
             self.log.info("refused a request from %s: %s", _peer(addr), message)
         else:

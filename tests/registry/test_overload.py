@@ -8,9 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any, cast
 
 import pytest
 
+from registry_driver.admission import Admission, AdmissionLimits
+from registry_driver.app import create_app
 from tests.registry.client import Client, Reply, client_of, faults_directory, read_reply
 from tests.registry.documents import sha256
 from tests.wire.serving import serving, wait_until
@@ -196,3 +199,15 @@ def test_a_client_that_sends_nothing_is_given_up() -> None:
         assert client.send("GET", location).headers["Range"] == "0-2"
         assert client.send("PUT", f"{location}?digest={sha256(b'abcdef')}", b"def").status == 201
         client.close()
+
+
+def test_a_request_for_which_there_is_no_memory_is_told_to_come_again() -> None:
+    class Registry:
+        def __getattr__(self, name: str) -> Any:
+            raise MemoryError
+
+    limits = AdmissionLimits.within(8, uploads_max=1, downloads_max=1, requests_max=1, waiting_max=0)
+    app = create_app(cast(Any, Registry()), ready=lambda: None, admission=Admission(limits))
+    answer = app.test_client().get("/v2/_catalog")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.get_json()["errors"][0]["code"] == "TOOMANYREQUESTS"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import requests
@@ -36,9 +37,10 @@ def speedy(*arguments: str, timeout_s: float = 60.0, **variables: str) -> subpro
 
 
 class EmbeddedServer:
-    """One start of `speedy serve` on `data`. Its process group is its own, so that a kill takes nobody else along."""
+    """One start of `speedy serve` on `data`. Its process group is its own, so that a kill takes nobody else along.
+    `prefix`: a command that runs it (prlimit, for instance)."""
 
-    def __init__(self, data: Path, listen: str = "127.0.0.1:0", **variables: str) -> None:
+    def __init__(self, data: Path, listen: str = "127.0.0.1:0", prefix: Sequence[str] = (), **variables: str) -> None:
         self.data = data
         data.parent.mkdir(parents=True, exist_ok=True)
         self.log = data.parent / f"{data.name}.log"
@@ -46,7 +48,7 @@ class EmbeddedServer:
         self.started_s = time.monotonic()
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "speedy", "serve", "--data", str(data), "--listen", listen],
+                [*prefix, sys.executable, "-m", "speedy", "serve", "--data", str(data), "--listen", listen],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -116,3 +116,14 @@ def test_a_machine_without_memory_for_a_buffer_is_overload_and_costs_no_place() 
     for _ in range(2):
         with pytest.raises(Overloaded, match="no memory"):
             pool.acquire(0.0)
+
+
+def test_where_memory_ends_a_buffer_is_waited_for_like_at_the_end_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = BufferPool(4096, 3)
+    held = pool.acquire(0)
+    monkeypatch.setattr("wire.buffers.has_room", lambda _: False)
+    with pytest.raises(Overloaded):
+        pool.acquire(0.0)
+    threading.Timer(0.1, pool.release, (held,)).start()
+    pool.release(pool.acquire(10.0))
+    assert pool.allocated == 1

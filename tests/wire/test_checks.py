@@ -10,8 +10,9 @@ import pytest
 
 from tests.wire.raw import RawConnection, head
 from tests.wire.serving import start, stop
+from tests.wire.test_threads import no_more_threads
 from wire.checks import CachedCheck, unless_full
-from wire.errors import InternalError, StorageFull, Unavailable
+from wire.errors import InternalError, Overloaded, StorageFull, Unavailable
 
 
 class _Clock:
@@ -165,6 +166,15 @@ def test_a_check_that_breaks_is_no_success_for_the_next() -> None:
         cached()
     with pytest.raises(InternalError):
         cached()
+
+
+def test_a_check_for_which_there_was_no_thread_is_made_by_the_next_caller() -> None:
+    made: list[int] = []
+    cached = CachedCheck(lambda: made.append(1), late_s=5.0, detached=True)
+    with no_more_threads(), pytest.raises(Overloaded):
+        cached()
+    cached()
+    assert made == [1]
 
 
 def test_health_answers_while_readiness_waits_for_something_that_hangs() -> None:

@@ -15,7 +15,7 @@ _STACK_BYTES = 1 << 46
 
 
 @contextmanager
-def _no_more_threads() -> Iterator[None]:
+def no_more_threads() -> Iterator[None]:
     before = threading.stack_size(_STACK_BYTES)
     try:
         yield
@@ -33,7 +33,7 @@ def test_work_is_done_by_the_threads_there_are_when_no_more_can_be_started() -> 
 
         first = threads.submit(wait)
         assert begun.wait(10.0)  # the only thread is busy: others would be started now
-        with _no_more_threads():
+        with no_more_threads():
             later = [threads.submit(threading.get_ident) for _ in range(3)]
         go_on.set()
         first.result(10.0)
@@ -43,7 +43,7 @@ def test_work_is_done_by_the_threads_there_are_when_no_more_can_be_started() -> 
 def test_work_that_was_refused_is_never_done() -> None:
     done: list[int] = []
     with WorkerThreads(4) as threads:
-        with _no_more_threads(), pytest.raises(RuntimeError, match="can't start new thread"):
+        with no_more_threads(), pytest.raises(RuntimeError, match="can't start new thread"):
             threads.submit(done.append, 1)
         threads.submit(done.append, 2).result(10.0)
     assert done == [2]
