@@ -15,9 +15,10 @@ from typing import cast
 import native.errors
 from chunkserver.checks import check_fid, check_list, check_payload
 from chunkserver.data_directory import DataDirectory
-from chunkserver.disks import Chunks, Disks, open_disks
+from chunkserver.disks import Chunks, Disks
 from chunkserver.engine_errors import translated
 from chunkserver.interface import Buffer, ChunkInfo, StoreStat, StoreState
+from chunkserver.opening import open_disks
 from chunkserver.scrubbing import ScrubLimits
 from chunkserver.upkeep import COMPACT_BELOW, CompactionLimits, LocalUpkeep, chunk_info
 from native.engine import EngineOptions
@@ -88,14 +89,15 @@ class LocalChunkStore(LocalUpkeep):
         # would answer "not found" for chunks that exist.
         create = directory.identity.cluster_id is None or bool(disks)
         known = directory.identity.disks
+        own = directory.own_disk(bool(disks))
         try:
-            chunks, known = open_disks(directory.disk, disks, known, replace(options, create=create))
+            chunks, known = open_disks(directory.path, own, disks, known, replace(options, create=create))
         except OSError as exc:
             raise errors.Unavailable(f"{directory.disk} cannot be used: {exc}") from exc
         except EngineError as exc:
             raise translated(exc) from exc
         try:
-            directory.join(options.cluster_id, known)
+            directory.join(options.cluster_id, known, own is not None and bool(known))
         except BaseException:
             chunks.close()
             raise

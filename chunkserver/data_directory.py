@@ -5,6 +5,7 @@
     <data>/space.reserve, start.reserve   space for a full disk (wire.space_reserve)
     <data>/group-table.json    the last group table a master sent (chunkserver.table_file); disposable
     <data>/disk/               the engine's files (native/include/engine.h), unless chunkserver.disks says where
+    <data>/disk-<number>.deleted   what is to be deleted on a disk that is away (chunkserver.due_deletes)
 
 A directory belongs to one server id for ever, and to one cluster from the moment that its server joined one.
 """
@@ -31,12 +32,14 @@ _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 @dataclass(frozen=True, slots=True)
 class Identity:
     """`cluster_id` is None until the server has joined a cluster; it never changes after that. `disks`: directories of
-    chunkserver.disks that have been used, in the order in which they came; none is ever taken away."""
+    chunkserver.disks that have been used, in the order in which they came; none is ever taken away. `own_disk`:
+    <data>/disk has been used as one of several."""
 
     server_id: str
     cluster_id: str | None = None
     format: int = _FORMAT
     disks: tuple[str, ...] = ()
+    own_disk: bool = False
 
 
 class DataDirectory:
@@ -72,6 +75,12 @@ class DataDirectory:
     def disk(self) -> Path:
         return self.path / "disk"
 
+    def own_disk(self, several: bool) -> Path | None:
+        """<data>/disk, when it is in use; also when it is not there now. `several`: other disks are set."""
+        identity = self.identity
+        used = identity.own_disk or (identity.cluster_id is not None and not identity.disks)
+        return self.disk if used or not several or self.disk.exists() else None
+
     def check_cluster(self, cluster_id: str) -> str:
         """The cluster id in its usual form; raises Conflict when the directory belongs to another cluster."""
         try:
@@ -86,10 +95,11 @@ class DataDirectory:
             )
         return wanted
 
-    def join(self, cluster_id: str, disks: tuple[str, ...] = ()) -> None:
+    def join(self, cluster_id: str, disks: tuple[str, ...] = (), own_disk: bool = False) -> None:
         """Make the directory part of a cluster, for ever; harmless to repeat. To be called when its stores stand, those
         of `disks` too."""
-        joined = replace(self.identity, cluster_id=self.check_cluster(cluster_id), disks=disks)
+        cluster_id = self.check_cluster(cluster_id)
+        joined = replace(self.identity, cluster_id=cluster_id, disks=disks, own_disk=own_disk)
         if self.identity == joined:
             return
         try:

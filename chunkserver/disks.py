@@ -3,39 +3,25 @@
 It is to callers what native.engine.Engine is. Volumes are numbered per disk: disk number x VOLUMES_PER_DISK + the id of
 its file, so that 300000017 is v00000017 on disk 3.
 
-A chunk lies on one disk: it is put where it is already, or on a disk that takes chunks, drawn by free space. A disk
-that cannot be opened is down until the next start: what it holds is unknown then, so "not found" is no answer of this
-server.
-
-Disk 0 is <data>/disk, there if it has been used or no others are given. The others are numbered in the order in which
-they came, and keep their numbers: server.json lists them.
+A chunk lies on one disk: it is put where it is already, or on a disk that takes chunks, drawn by free space. Only when
+its disk fails a second copy is put on another one. A disk that cannot be opened is down until the next start: what it
+holds is unknown then, so "not found" is no answer of this server.
 """
 
 from __future__ import annotations
 
 import heapq
-import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import Final, Protocol, TypeVar
 
-from native.engine import Engine, EngineOptions
-from native.errors import (
-    ChunkCorrupt,
-    ChunkNotFound,
-    DiskFull,
-    EngineError,
-    StoreBusy,
-    StoreFailed,
-    StoreLocked,
-    StoreMismatch,
-    VolumeNotFound,
-)
+from chunkserver.disk import VOLUMES_PER_DISK, Disk
+from chunkserver.due_deletes import DueDeletes
+from native.errors import ChunkCorrupt, ChunkNotFound, DiskFull, EngineError, StoreBusy, StoreFailed, VolumeNotFound
 from native.values import (
     Buffer,
     ChunkInfo,
@@ -48,16 +34,10 @@ from native.values import (
     VolumeInfo,
 )
 
-log = logging.getLogger("speedy.chunkserver")
-
-VOLUMES_PER_DISK: Final = 100_000_000
-DISKS_MAX: Final = 40  # their volumes' numbers fit 32 bits
-
-#: how old the free space may be by which a disk is drawn
-SPACE_KEPT_S: Final = 1.0
-#: how long the second of two puts of one fid waits for the first
+#: how long the second of two calls that change one fid waits for the first
 TURN_WAIT_S: Final = 30.0
-_TURNS: Final = 1024
+#: how long a disk may take to write its last checkpoint
+CLOSE_WAIT_S: Final = 20.0
 
 T = TypeVar("T")
 
@@ -84,140 +64,63 @@ class Chunks(Protocol):
     def close(self) -> None: ...
 
 
-def open_disks(
-    own: Path, paths: Sequence[Path], known: Sequence[str], options: EngineOptions
-) -> tuple[Chunks, tuple[str, ...]]:
-    """The stores of a server, and what is known of disks from now on. `own`: disk 0; `paths`: the others that shall be
-    used; `known`: those that were, ever. A store is made where none was known, unless `options.create` is off.
-
-    A disk that cannot be opened is down. Raises StoreLocked when another process has one, StoreMismatch for a new disk
-    with chunks on it, and what the last disk met when none can be opened.
-    """
-    if not paths:
-        return Engine.open(own, options), tuple(known)
-    numbers = list(known)
-    with ExitStack() as opened:
-        disks: list[Disk] = []
-        down: list[str] = []
-        unused = 0
-        trouble: EngineError | None = None
-        for path in [own, *paths] if own.exists() else paths:
-            name = str(path)
-            is_known = path == own or name in known
-            try:
-                engine = Engine.open(path, replace(options, create=options.create and not is_known))
-            except StoreLocked:
-                raise
-            except (EngineError, OSError) as exc:
-                log.error("disk %s is not used: %s", path, exc)
-                trouble = exc if isinstance(exc, EngineError) else StoreFailed(f"{path}: {exc}")
-                if is_known:
-                    down.append(str(trouble))
-                else:
-                    unused += 1
-                continue
-            opened.callback(engine.close)
-            if not is_known:
-                if engine.stat().volumes > 0:
-                    raise StoreMismatch(f"{path} holds chunks that this server did not put there")
-                numbers.append(name)
-            disks.append(Disk(0 if path == own else 1 + numbers.index(name), engine))
-        if not disks:
-            assert trouble is not None
-            raise trouble
-        opened.pop_all()
-    return Disks(disks, down, unused), tuple(numbers)
-
-
-@dataclass(slots=True)
-class Disk:
-    """`number` names its volumes and never changes."""
-
-    number: int
-    engine: Engine
-    # As seen at seen_s (monotonic); guarded by nothing: whoever is late draws by older numbers.
-    state: str = "rw"
-    free_bytes: int = 0
-    seen_s: float = field(default=-SPACE_KEPT_S)
-
-    def outside(self, volume: int) -> int:
-        return self.number * VOLUMES_PER_DISK + volume if volume else 0
-
-    def chunk(self, found: ChunkInfo) -> ChunkInfo:
-        return replace(found, volume=self.outside(found.volume))
-
-    def damage(self, found: Damage) -> Damage:
-        return replace(found, volume=self.outside(found.volume))
-
-
 class Disks:
-    """`down`: why disks with chunks could not be opened, for messages; `unused`: how many others could not. The engines
-    are closed with it."""
+    """`down`: why disks with chunks could not be opened, for messages; `unused`: how many others could not; `away`:
+    where deletes are noted for disks with chunks that are not open. All are closed with it."""
 
-    def __init__(self, disks: Sequence[Disk], down: Sequence[str] = (), unused: int = 0) -> None:
+    def __init__(
+        self, disks: Sequence[Disk], down: Sequence[str] = (), unused: int = 0, away: Sequence[DueDeletes] = ()
+    ) -> None:
         self._disks = tuple(disks)
         self._down = tuple(down)
         self._unused = unused
-        # Two puts of one fid at once must not end on two disks.
-        self._turns = tuple(threading.Lock() for _ in range(_TURNS))
+        self._away = tuple(away)
+        self._turns = _Turns()
         self._cancelled = threading.Event()
 
     # -- chunks --------------------------------------------------------------------------------------------------------
 
     def put(self, fid: int, payload: Buffer, crc32c: int) -> None:
-        turn = self._turns[fid % _TURNS]
-        if not turn.acquire(timeout=TURN_WAIT_S):
-            raise StoreBusy(f"chunk {fid} is being stored by another call for {TURN_WAIT_S:g} s")
-        try:
-            holder = next((disk for disk in self._disks if fid in disk.engine), None)
-            if holder is not None:
-                holder.engine.put(fid, payload, crc32c)
-            else:
-                self._put_new(fid, payload, crc32c)
-        finally:
-            turn.release()
+        with self._turns.of(fid):
+            there = [disk for disk in self._disks if fid in disk]
+            for disk in there:
+                try:
+                    disk.put(fid, payload, crc32c)
+                    return
+                except StoreFailed:
+                    known = disk.info(fid)
+                    if (known.length, known.crc32c) != (memoryview(payload).nbytes, crc32c):
+                        raise
+            self._put_new(fid, payload, crc32c, [disk for disk in self._disks if disk not in there])
 
-    def _put_new(self, fid: int, payload: Buffer, crc32c: int) -> None:
-        full: DiskFull | None = None
-        for disk in self._drawn():
+    def _put_new(self, fid: int, payload: Buffer, crc32c: int, disks: Sequence[Disk]) -> None:
+        """On a disk without the chunk. One that fails leaves it to the next."""
+        trouble: EngineError = StoreFailed("no disk takes chunks any more")
+        for disk in _drawn([disk for disk in disks if disk.may_take(fid)]):
+            self._void_doubted(fid)
             try:
-                disk.engine.put(fid, payload, crc32c)
+                disk.put(fid, payload, crc32c)
                 return
-            except DiskFull as exc:  # nothing of it was stored there
-                full = exc
-                disk.seen_s = -SPACE_KEPT_S
-            except StoreFailed:
-                disk.seen_s = -SPACE_KEPT_S
-                raise  # the sender gives the fid up: whether the bytes are there is unknown
-        if full is not None:
-            raise full
-        raise StoreFailed("no disk takes chunks any more")
+            except (DiskFull, StoreBusy, StoreFailed) as exc:
+                trouble = exc
+        raise trouble
 
-    def _drawn(self) -> list[Disk]:
-        """The disks that may take a chunk in a random order: those with more free space are more often first. Full ones
-        are last: their own answer says what is missing."""
+    def _void_doubted(self, fid: int) -> None:
+        """Before the chunk is stored elsewhere: two copies of which one is of a call that failed need not be equal."""
         for disk in self._disks:
-            if time.monotonic() - disk.seen_s >= SPACE_KEPT_S:
-                disk.seen_s = time.monotonic()
-                stat = disk.engine.stat()
-                disk.state, disk.free_bytes = stat.state, stat.free_bytes
-        # Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the larger key goes first.
-        keyed = [
-            (disk.state == "rw", random.random() ** (1 / max(1, disk.free_bytes)), disk.number, disk)  # noqa: S311
-            for disk in self._disks
-            if disk.state != "failed"
-        ]
-        return [disk for *_, disk in sorted(keyed, reverse=True)]
+            if disk.doubts(fid):
+                disk.void(fid)
 
     def read_into(self, fid: int, offset: int, buffer: bytearray | memoryview) -> int:
-        return self._find(fid, lambda disk: disk.engine.read_into(fid, offset, buffer))
+        return self._find(fid, lambda disk: disk.read_into(fid, offset, buffer))
 
     def info(self, fid: int) -> ChunkInfo:
-        return self._find(fid, lambda disk: disk.chunk(disk.engine.info(fid)))
+        return self._find(fid, lambda disk: disk.info(fid))
 
     def _find(self, fid: int, ask: Callable[[Disk], T]) -> T:
-        """What the disk with the chunk says; another copy is tried when one is corrupt."""
+        """What the disk with the chunk says; another copy is tried when one is corrupt, or its disk does not answer."""
         corrupt: ChunkCorrupt | None = None
+        failed: StoreFailed | None = None
         for disk in self._disks:
             try:
                 return ask(disk)
@@ -225,25 +128,37 @@ class Disks:
                 continue
             except ChunkCorrupt as exc:
                 corrupt = exc
+                if disk.recent_stat().state == "failed":  # the disk is what is bad, and may be good after a restart
+                    failed = StoreFailed(str(exc))
+            except StoreFailed as exc:
+                failed = exc
+        if failed is not None:
+            raise failed
         if corrupt is not None:
             raise corrupt
-        self._refuse_unknown(fid)
-        raise ChunkNotFound(fid)
-
-    def _refuse_unknown(self, fid: int) -> None:
         if self._down:
             raise StoreFailed(f"chunk {fid} is on no disk that is open, and not all are: {'; '.join(self._down)}")
+        raise ChunkNotFound(fid)
 
     def delete(self, fid: int) -> bool:
-        removed = [disk.engine.delete(fid) for disk in self._disks]
-        if not any(removed):
-            self._refuse_unknown(fid)
-        return any(removed)
+        """From all disks, also from those that are away. Of these nobody knows if they had it: they do not count."""
+        removed = False
+        trouble: EngineError | None = None
+        with self._turns.of(fid):
+            for disk in self._disks:
+                try:
+                    removed = disk.delete(fid) or removed
+                except EngineError as exc:
+                    trouble = exc
+            if trouble is not None:
+                raise trouble
+            for due in self._away:
+                due.note(fid)
+        return removed
 
     def iterate(self, after_fid: int = 0, limit: int = 1000) -> list[ChunkInfo]:
-        lists = [[disk.chunk(found) for found in disk.engine.iterate(after_fid, limit)] for disk in self._disks]
         merged: list[ChunkInfo] = []
-        for found in heapq.merge(*lists, key=lambda chunk: chunk.fid):
+        for found in heapq.merge(*(disk.iterate(after_fid, limit) for disk in self._disks), key=lambda one: one.fid):
             if merged and merged[-1].fid == found.fid:
                 continue
             merged.append(found)
@@ -252,47 +167,51 @@ class Disks:
         return merged
 
     def range_digests(self, first_fid: int, span_log2: int, count: int) -> list[RangeDigest]:
-        told = [disk.engine.range_digests(first_fid, span_log2, count) for disk in self._disks]
+        told = [disk.range_digests(first_fid, span_log2, count) for disk in self._disks]
         return [_sum_of_digests(same) for same in zip(*told, strict=True)]
 
     # -- volumes -------------------------------------------------------------------------------------------------------
 
     def volumes(self) -> list[VolumeInfo]:
-        return [replace(one, id=disk.outside(one.id)) for disk in self._disks for one in disk.engine.volumes()]
+        return [one for disk in self._disks for one in disk.volumes()]
 
     def needles(self, volume: int, after_offset: int = 0, limit: int = 1000) -> list[ChunkInfo]:
         disk, own = self._of_volume(volume)
-        return [disk.chunk(found) for found in _named(volume, lambda: disk.engine.needles(own, after_offset, limit))]
+        return _named(volume, lambda: disk.needles(own, after_offset, limit))
 
     def verify(self, volume: int, offset: int, bytes_max: int) -> Verification:
         disk, own = self._of_volume(volume)
-        told = _named(volume, lambda: disk.engine.verify(own, offset, bytes_max))
-        return replace(told, damage=tuple(disk.damage(found) for found in told.damage))
+        return _named(volume, lambda: disk.verify(own, offset, bytes_max))
 
     def compact(self, below: float = 0.7, bytes_s: int = 0, volumes: Sequence[int] = ()) -> CompactionReport:
-        """One disk after the other."""
+        """One disk after the other; raises what the last one met when the others have been compacted."""
         wanted: dict[int, list[int]] = {}
         for volume in volumes:
             disk, own = self._of_volume(volume)
             wanted.setdefault(disk.number, []).append(own)
         self._cancelled.clear()
+        trouble: EngineError | None = None
         reports: list[CompactionReport] = []
         for disk in self._disks:
+            if self._cancelled.is_set():
+                break
             if volumes and disk.number not in wanted:
                 continue
-            if self._cancelled.is_set():
-                reports.append(replace(reports[-1], **dict.fromkeys(_NUMBERS_OF_REPORT, 0), stopped=True))
-                break
-            reports.append(disk.engine.compact(below, bytes_s, wanted.get(disk.number, ())))
+            try:
+                reports.append(disk.compact(below, bytes_s, wanted.get(disk.number, ())))
+            except EngineError as exc:
+                trouble = exc
+        if trouble is not None:
+            raise trouble
         return CompactionReport(
             **{name: sum(getattr(one, name) for one in reports) for name in _NUMBERS_OF_REPORT},
-            stopped=any(one.stopped for one in reports),
+            stopped=self._cancelled.is_set() or any(one.stopped for one in reports),
         )
 
     def cancel_compaction(self) -> None:
         self._cancelled.set()
         for disk in self._disks:
-            disk.engine.cancel_compaction()
+            disk.cancel_compaction()
 
     def _of_volume(self, volume: int) -> tuple[Disk, int]:
         number, own = divmod(volume, VOLUMES_PER_DISK)
@@ -304,7 +223,7 @@ class Disks:
     # -- state and scrub -----------------------------------------------------------------------------------------------
 
     def stat(self) -> EngineStat:
-        stats = [disk.engine.stat() for disk in self._disks]
+        stats = [disk.stat() for disk in self._disks]
         states = {stat.state for stat in stats}
         sums = {name: sum(getattr(stat, name) for stat in stats) for name in _NUMBERS_OF_STAT}
         under_way = self._scrubbed()
@@ -319,7 +238,7 @@ class Disks:
 
     def count(self) -> tuple[int, int]:
         """How many disks there are, and how many of them are down or take no chunks since an I/O error."""
-        failed = sum(disk.engine.stat().state == "failed" for disk in self._disks)
+        failed = sum(disk.recent_stat().state == "failed" for disk in self._disks)
         closed = len(self._down) + self._unused
         return len(self._disks) + closed, failed + closed
 
@@ -329,7 +248,7 @@ class Disks:
         begun = 0
         for disk in self._disks:
             try:
-                disk.engine.scrub_start()
+                disk.scrub_start()
                 begun += 1
             except EngineError as exc:
                 trouble = exc
@@ -340,10 +259,10 @@ class Disks:
         """One disk after the other, so the rate is one for all. A disk whose step fails lets the next one go first."""
         trouble: EngineError | None = None
         for disk in self._disks:
-            if not disk.engine.scrub_status().active:
+            if not disk.scrub_status().active:
                 continue
             try:
-                wait_s = disk.engine.scrub_step(bytes_max, bytes_s).wait_s
+                wait_s = disk.scrub_step(bytes_max, bytes_s).wait_s
             except EngineError as exc:
                 trouble = exc
                 continue
@@ -356,9 +275,8 @@ class Disks:
         return self._scrubbed()
 
     def _scrubbed(self) -> ScrubProgress:
-        told = [(disk, disk.engine.scrub_status()) for disk in self._disks]
-        disk, now = next(((disk, one) for disk, one in told if one.active), told[-1])
-        every = [one for _, one in told]
+        every = [disk.scrub_status() for disk in self._disks]
+        now = next((one for one in every if one.active), every[-1])
         return ScrubProgress(
             round=max(one.round for one in every),
             active=now.active,
@@ -368,19 +286,72 @@ class Disks:
             checked_bytes=sum(one.checked_bytes for one in every),
             checked_chunks=sum(one.checked_chunks for one in every),
             damaged=sum(one.damaged for one in every),
-            volume=disk.outside(now.volume),
+            volume=now.volume,
             offset=now.offset,
             wait_s=now.wait_s,
         )
 
     def scrub_damage(self) -> list[Damage]:
-        return [disk.damage(found) for disk in self._disks for found in disk.engine.scrub_damage()]
+        return [found for disk in self._disks for found in disk.scrub_damage()]
 
     def close(self) -> None:
-        """Each disk, whatever another one's last checkpoint met; the first error is raised at the end."""
-        with ExitStack() as closing:
-            for disk in self._disks:
-                closing.callback(disk.engine.close)
+        """All disks at once, since one may hang; the first error is raised at the end. What a disk that hangs was told
+        is on it: only its next opening takes longer."""
+        errors: list[EngineError] = []
+
+        def close(disk: Disk) -> None:
+            try:
+                disk.close()
+            except EngineError as exc:
+                errors.append(exc)
+
+        threads = [threading.Thread(target=close, args=(disk,), name="close", daemon=True) for disk in self._disks]
+        for thread in threads:
+            thread.start()
+        deadline_s = time.monotonic() + CLOSE_WAIT_S
+        for disk, thread in zip(self._disks, threads, strict=True):
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+            if thread.is_alive():
+                errors.append(StoreFailed(f"{disk.path}: not closed within {CLOSE_WAIT_S:g} s"))
+        for due in self._away:
+            due.close()
+        if errors:
+            raise errors[0]
+
+
+class _Turns:
+    """Two calls that change one fid come one after the other, or a chunk could end on two disks."""
+
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, fid: int) -> Iterator[None]:
+        with self._changed:
+            if not self._changed.wait_for(lambda: fid not in self._taken, TURN_WAIT_S):
+                raise StoreBusy(f"chunk {fid} is being stored or deleted by another call for {TURN_WAIT_S:g} s")
+            self._taken.add(fid)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken.remove(fid)
+                self._changed.notify_all()
+
+
+def _drawn(disks: Sequence[Disk]) -> list[Disk]:
+    """Those that may take a chunk in a random order: those with more free space are more often first. Slow ones come
+    later, and full ones last: their own answer says what is missing."""
+    keyed = []
+    for disk in disks:
+        stat = disk.recent_stat()
+        if stat.state != "failed":
+            # Weighted sampling without replacement (Efraimidis and Spirakis, 2006), as logarithms: near 1 their keys
+            # differ by less than a float can tell.
+            key = -random.expovariate(max(1, stat.free_bytes))
+            keyed.append((stat.state == "rw", not disk.is_slow, key, disk.number, disk))
+    return [disk for *_, disk in sorted(keyed, reverse=True)]
 
 
 _NUMBERS_OF_STAT: Final = tuple(one.name for one in fields(EngineStat) if one.name != "state")

@@ -65,9 +65,10 @@ class Scrubber:
         """Begin a round, or let the one under way go on. Raises BadRequest when no rate is known."""
         if bytes_s is None and self._limits.bytes_s == 0:
             raise BadRequest("this server does not scrub by itself (chunkserver.scrub_bytes_s is 0): say a rate")
+        # Not under the lock: it waits for the disk, and whoever asks how the scrub is need not.
+        if fresh or not self._engine.scrub_status().active:
+            self._engine.scrub_start()
         with self._changed:
-            if fresh or not self._engine.scrub_status().active:
-                self._engine.scrub_start()
             self._paused = False
             self._by_hand = True
             self._bytes_s = bytes_s
@@ -133,7 +134,7 @@ class Scrubber:
                         self._changed.wait(min(wait_s, RETRY_S))
 
     def _due_in_s(self) -> float | None:
-        """0: a step is due; else until when, None for not by itself. Begins a round that is due. `_changed` is held."""
+        """0: a step is due; else until when, None for not by itself. `_changed` is held."""
         if self._paused or self._rate() == 0:
             return None
         rest_s = self._rest_until_s - time.monotonic()
@@ -147,19 +148,21 @@ class Scrubber:
         return self._next_round_in_s(told) if self._limits.bytes_s > 0 else None
 
     def _next_round_in_s(self, told: ScrubProgress) -> float:
-        """0 when it has just begun. `_changed` is held."""
+        """0: it is due."""
         since_s = time.time() - told.started_s
         # A start in the future is a clock that was set back: not waited for.
         if told.round > 0 and 0 <= since_s < self._limits.every_s:
             return self._limits.every_s - since_s
         if self._engine.stat().chunks == 0:
             return RETRY_S  # nothing to check: no file is written for that
-        self._engine.scrub_start()
-        log.info("scrub round %d begins", told.round + 1)
         return 0.0
 
     def _step(self, bytes_s: int) -> float:
-        """One step; how long to wait before the next."""
+        """One step, of a new round if none is under way; how long to wait before the next."""
+        before = self._engine.scrub_status()
+        if not before.active:
+            self._engine.scrub_start()
+            log.info("scrub round %d begins", before.round + 1)
         told = self._engine.scrub_step(STEP_BYTES, bytes_s)
         if told.damaged > 0:
             self._log_damage()

@@ -18,8 +18,9 @@ import click
 
 from chunkserver.client import HttpChunkStore
 from chunkserver.data_directory import Identity
-from chunkserver.disks import Chunks, open_disks
+from chunkserver.disks import Chunks
 from chunkserver.interface import ChunkUpkeep
+from chunkserver.opening import open_disks
 from chunkserver.scrubbing import ScrubLimits
 from chunkserver.table_file import GroupTableFile
 from chunkserver.upkeep import COMPACT_BELOW, CompactionLimits, LocalUpkeep
@@ -69,6 +70,9 @@ def open_place(
     embedded = _embedded(path)
     chunks = path if embedded is None else embedded / "chunks"
     identity = _identity(chunks)
+    own = chunks / "disk"
+    has_own = identity.own_disk or not identity.disks or own.exists()
+    disks = [Path(disk) for disk in identity.disks]
     options = replace(
         engine_options(settings.chunkserver, str(identity.cluster_id)),
         create=False,
@@ -76,7 +80,7 @@ def open_place(
         compact_below=0.0,
     )
     try:
-        engine, _ = open_disks(chunks / "disk", [Path(disk) for disk in identity.disks], identity.disks, options)
+        engine, _ = open_disks(chunks, own if has_own else None, disks, identity.disks, options)
     except StoreLocked:
         with _in_use(settings, embedded, chunks, identity.server_id) as place:
             yield place

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from tests import needs
 MIB = 1024 * 1024
 FILLINGS_MAX = 10
 WAIT_S = 60.0
+HANG_MAX_S = 45.0
 
 
 @contextmanager
@@ -103,30 +106,58 @@ def overlay(place: Path) -> Iterator[Path]:
 @contextmanager
 def failing_device(tmp_path: Path, size_bytes: int) -> Iterator[tuple[Path, Callable[[bool], None]]]:
     """A block device in a file (nbdfuse) whose writes answer EIO while the second value says so."""
+    trigger = tmp_path / "fail"
+
+    def fail(yes: bool) -> None:
+        if yes:
+            trigger.touch()
+        else:
+            trigger.unlink(missing_ok=True)
+
+    filters = ["--filter=error", "memory", str(size_bytes), "error-pwrite=EIO", "error-pwrite-rate=100%"]
+    with _device(tmp_path, [*filters, f"error-file={trigger}"]) as (device, _):
+        try:
+            yield device, fail
+        finally:
+            fail(False)
+
+
+@contextmanager
+def hanging_device(tmp_path: Path, size_bytes: int) -> Iterator[tuple[Path, Callable[[bool], None]]]:
+    """A block device in a file (nbdfuse) that answers nothing while the second value says so, HANG_MAX_S at most: a
+    test that waits for it can be ended by nothing else."""
+    with _device(tmp_path, ["memory", str(size_bytes)]) as (device, server):
+        watch = threading.Timer(HANG_MAX_S, server.send_signal, [signal.SIGCONT])
+
+        def hang(yes: bool) -> None:
+            server.send_signal(signal.SIGSTOP if yes else signal.SIGCONT)
+
+        watch.start()
+        try:
+            yield device, hang
+        finally:
+            watch.cancel()
+            hang(False)
+
+
+@contextmanager
+def _device(tmp_path: Path, options: list[str]) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     needs.root()
     nbdkit, nbdfuse = needs.program("nbdkit"), needs.program("nbdfuse", "libnbd-bin")
     if not Path("/dev/fuse").exists():
         needs.not_run("no /dev/fuse")
-    trigger, place = tmp_path / "fail", tmp_path / "device"
+    place = tmp_path / "device"
     place.mkdir()
     command: list[str | Path] = [nbdfuse, place / "nbd", "--command", nbdkit, "-s", "--exit-with-parent"]
-    command += ["--filter=error", "memory", str(size_bytes), "error-pwrite=EIO", "error-pwrite-rate=100%"]
-    with subprocess.Popen([*command, f"error-file={trigger}"], stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as server:
         deadline = time.monotonic() + WAIT_S
         while not (place / "nbd").exists():
             assert server.poll() is None, server.stderr.read() if server.stderr else ""
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-        def fail(yes: bool) -> None:
-            if yes:
-                trigger.touch()
-            else:
-                trigger.unlink(missing_ok=True)
-
         try:
-            yield place / "nbd", fail
+            yield place / "nbd", server
         finally:
-            fail(False)
             run(needs.program("fusermount3", "fuse3"), "-u", "-z", place)
             server.wait(WAIT_S)
