@@ -2,8 +2,9 @@
  * The queue of puts: who is let in, who waits for whom, and which appender takes what.
  *
  * A batch is at most 16 MiB or 64 needles, without waiting for more. Small needles wait for the appender that is writing
- * small ones, because one sync for all of them is faster than a sync for each. Only what is large, or a large queue, sets
- * further appenders to work, and is shared out among them.
+ * small ones, because one sync for all of them is faster than a sync for each. Only what is large, or a queue that is
+ * worth a sync of its own, sets further appenders to work, and what is large is shared out among them. What is worth one
+ * depends on the disk: flash takes several syncs at once, a disk that turns does them one by one.
  *
  * A put that would wake an appender works in its place instead, for one batch: on a disk that syncs in 0.1 ms, handing
  * over and back is a third of the time. What has gathered meanwhile is the appender's own thread's.
@@ -35,6 +36,11 @@ static void finish_with_joined(struct put *put, int status, const engine_error *
     finish(put, status, reason);
 }
 
+static uint64_t worth_a_sync(const struct put_queue *queue)
+{
+    return atomic_load(&queue->sync_ns) < SYNC_SHORT_NS ? OWN_SYNC_BYTES_MIN : OWN_WRITE_BYTES_MIN;
+}
+
 /* queue.lock is held. True when there is a batch for this appender. */
 static bool has_work(const struct appender *appender)
 {
@@ -42,7 +48,7 @@ static bool has_work(const struct appender *appender)
     const struct put_queue *queue = &store->queue;
     if (queue->first == NULL)
         return false;
-    if (queue->stopping || queue->waiting_bytes >= OWN_WRITE_BYTES_MIN)
+    if (queue->stopping || queue->waiting_bytes >= worth_a_sync(queue))
         return true;
     for (unsigned i = 0; i < store->appender_count; i++) {
         const struct appender *other = &store->appenders[i];

@@ -3,6 +3,7 @@
 #define SPEEDY_QUEUE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -14,6 +15,9 @@
  * finding pages for it, takes longer than the disk does. */
 #define OWN_WRITE_BYTES_MIN ((uint32_t)1 << 20)
 #define BATCH_NEEDLES_MAX 64
+/* So many waiting bytes are worth a sync of their own where syncs are short: such a disk takes several at once. */
+#define OWN_SYNC_BYTES_MIN ((uint64_t)96 << 10)
+#define SYNC_SHORT_NS 3000000u
 
 struct appender;
 
@@ -54,6 +58,8 @@ struct put_queue {
     struct put *last;
     uint64_t waiting_bytes; /* from first to last */
     bool stopping;
+    /* What the sync of a small batch takes, of late. Not guarded: a value that is lost is the next one's. */
+    atomic_uint_fast64_t sync_ns;
 };
 
 /* Queues put and waits until it is durable or has failed. Returns its status; EXISTS without an error's code for a fid that
