@@ -147,6 +147,7 @@ int main(int count, char **arguments)
         {"no_memory", test_no_memory},
         {"no_memory_while_opening", test_no_memory_while_opening},
         {"one_sync_at_a_time", test_one_sync_at_a_time},
+        {"too_long", test_too_long},
         {"scrub_beside_others", test_scrub_beside_others},
         {"scrub_faults", test_scrub_faults},
         {"compaction", test_compaction},

@@ -85,6 +85,7 @@ void test_filling_without_memory(const struct test *test);
 void test_no_memory(const struct test *test);
 void test_no_memory_while_opening(const struct test *test);
 void test_one_sync_at_a_time(const struct test *test);
+void test_too_long(const struct test *test);
 void test_scrub_beside_others(const struct test *test);
 void test_scrub_faults(const struct test *test);
 void test_compaction(const struct test *test);

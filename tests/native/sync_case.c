@@ -1,4 +1,4 @@
-/* Two syncs of one file at once: the kernel tells only one of them that bytes were lost. */
+/* Two syncs of one file at once: the kernel tells only one of them that bytes were lost. And syncs that do not return. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -84,4 +84,82 @@ void test_one_sync_at_a_time(const struct test *test)
     (void)pthread_cond_destroy(&twofold.changed);
     (void)pthread_condattr_destroy(&attributes);
     (void)pthread_mutex_destroy(&twofold.lock);
+}
+
+/* A disk that hangs: while held, syncs do not return. */
+struct hanging {
+    struct engine_io io;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool held;
+    bool waits;
+};
+
+static int sync_hanging(void *context, int file)
+{
+    struct hanging *hanging = context;
+    pthread_mutex_lock(&hanging->lock);
+    hanging->waits = hanging->held;
+    pthread_cond_broadcast(&hanging->changed);
+    while (hanging->held)
+        CHECK(pthread_cond_wait(&hanging->changed, &hanging->lock) == 0);
+    pthread_mutex_unlock(&hanging->lock);
+    return io_system()->fdatasync(NULL, file);
+}
+
+struct slow_put {
+    pthread_t thread;
+    engine_store *store;
+    uint64_t fid;
+    int status;
+};
+
+static void *put_slowly(void *argument)
+{
+    struct slow_put *slow = argument;
+    engine_error error;
+    slow->status = put(slow->store, slow->fid, &error);
+    return NULL;
+}
+
+/* Who waits too long behind a batch that hangs is told so and stores nothing; who is in it waits for its end. */
+void test_too_long(const struct test *test)
+{
+    struct hanging hanging = {.io = *io_system()};
+    engine_options options = options_of();
+    engine_store *store;
+    engine_error error;
+    engine_stats stats;
+    struct slow_put puts[4];
+    CHECK(pthread_mutex_init(&hanging.lock, NULL) == 0 && pthread_cond_init(&hanging.changed, NULL) == 0);
+    hanging.io.context = &hanging;
+    hanging.io.fdatasync = sync_hanging;
+    options.queue_timeout_s = 0.2;
+    empty_directory(test->directory);
+    CHECK(store_open_on(&hanging.io, test->directory, &options, &store, &error) == ENGINE_OK);
+    pthread_mutex_lock(&hanging.lock);
+    hanging.held = true;
+    pthread_mutex_unlock(&hanging.lock);
+    for (size_t i = 0; i < 4; i++) {
+        puts[i] = (struct slow_put){.store = store, .fid = i + 1};
+        CHECK(pthread_create(&puts[i].thread, NULL, put_slowly, &puts[i]) == 0);
+        pthread_mutex_lock(&hanging.lock);
+        while (!hanging.waits)
+            CHECK(pthread_cond_wait(&hanging.changed, &hanging.lock) == 0);
+        pthread_mutex_unlock(&hanging.lock);
+    }
+    for (size_t i = 1; i < 4; i++)
+        CHECK(pthread_join(puts[i].thread, NULL) == 0 && puts[i].status == ENGINE_BUSY);
+    pthread_mutex_lock(&hanging.lock);
+    hanging.held = false;
+    pthread_cond_broadcast(&hanging.changed);
+    pthread_mutex_unlock(&hanging.lock);
+    CHECK(pthread_join(puts[0].thread, NULL) == 0 && puts[0].status == ENGINE_OK && get(store, 1) == ENGINE_OK);
+    CHECK(engine_stat(store, &stats, &error) == ENGINE_OK && stats.queued_bytes == 0 && stats.chunks == 1);
+    for (uint64_t fid = 2; fid <= 4; fid++)
+        CHECK(get(store, fid) == ENGINE_NOT_FOUND && put(store, fid, &error) == ENGINE_OK && get(store, fid) == ENGINE_OK);
+    CHECK(engine_close(store, &error) == ENGINE_OK);
+    engine_free(store);
+    (void)pthread_cond_destroy(&hanging.changed);
+    (void)pthread_mutex_destroy(&hanging.lock);
 }

@@ -22,7 +22,7 @@ RUN_TIMEOUT_S = 280.0 if STRIDE == "11" else 7200.0
 THREADED = [
     *("threads", "full_disk", "repair", "appenders", "leading", "large_faults", "sharing", "small_disk"),
     "scrub_beside_others",
-    *("compaction", "compaction_repair", "one_sync_at_a_time", "punch", "filling"),
+    *("compaction", "compaction_repair", "one_sync_at_a_time", "too_long", "punch", "filling"),
 ]
 CASES = {
     "address": [
