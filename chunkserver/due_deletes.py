@@ -68,6 +68,8 @@ class DueDeletes:
                     done += sum(pool.map(engine.delete, fids))
             log.info("%s: %d chunks were still there and are deleted", self._path, done)
             self._path.unlink()
+            # Before anything is put: a file that came back would delete what is acknowledged from now on.
+            self._sync_directory()
         except FileNotFoundError:
             return
         except OSError as exc:
@@ -83,6 +85,9 @@ class DueDeletes:
     def _open(self) -> None:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._end = os.fstat(self._file).st_size // _RECORD.size * _RECORD.size
+        self._sync_directory()
+
+    def _sync_directory(self) -> None:
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)

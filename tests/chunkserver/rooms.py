@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,12 @@ from chunkserver import wsgi
 from chunkserver.app import create_app
 from chunkserver.client import HttpChunkStore
 from chunkserver.core import LocalChunkStore
+from chunkserver.disk import VOLUMES_PER_DISK
 from chunkserver.interface import ChunkServer
 from chunkserver.memory import MemoryChunkStore
 from chunkserver.payloads import PayloadMemory
 from chunkserver.table_file import GroupTableFile
+from native.checksum import crc32c
 from native.engine import EngineOptions
 from tests.chunkmaster.rooms import KEY
 from tests.wire.serving import serving
@@ -25,6 +27,12 @@ CLUSTER_ID = "5b0ff6a2-3c1e-4d55-9d3b-6a9f1c0e7a11"
 OTHER_CLUSTER_ID = "c2ae1f3e-7b41-4f0e-8a6c-2f1d9b8e5d22"
 
 MIB = 1024 * 1024
+
+#: options that make volumes which a small disk has room for
+SMALL_VOLUMES = {"volume_size_first": MIB, "volume_size_max": MIB}
+
+#: opens a data directory's store with these disks, and with options of the engine
+OpenStore = Callable[..., LocalChunkStore]
 
 #: implementations of ChunkServer
 KINDS = ("memory", "local", "disks", "http")
@@ -84,3 +92,21 @@ def build_chunkserver(data: str, masters: list[str], key_file: str, server_id: s
             ),
         )
     )
+
+
+def payload_of(fid: int) -> bytes:
+    return b"%d " % fid * (1 + fid * 7919 % 20_000)
+
+
+def put(store: LocalChunkStore, fid: int) -> None:
+    store.put(fid, payload_of(fid), crc32c(payload_of(fid)))
+
+
+def check(store: LocalChunkStore, fid: int) -> None:
+    buffer = bytearray(len(payload_of(fid)))
+    store.read_into(fid, 0, buffer)
+    assert buffer == payload_of(fid)
+
+
+def disk_of(store: LocalChunkStore, fid: int) -> int:
+    return store.info(fid).volume // VOLUMES_PER_DISK

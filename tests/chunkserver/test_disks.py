@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,45 +16,24 @@ from chunkserver.core import LocalChunkStore
 from chunkserver.disk import VOLUMES_PER_DISK
 from native.checksum import crc32c
 from native.engine import Engine
-from native.errors import StoreFailed
-from native.values import Buffer
 from tests import needs
-from tests.chunkserver.rooms import CLUSTER_ID, MIB, OTHER_CLUSTER_ID, engine_options
+from tests.chunkserver.rooms import (
+    CLUSTER_ID,
+    MIB,
+    OTHER_CLUSTER_ID,
+    SMALL_VOLUMES,
+    OpenStore,
+    check,
+    disk_of,
+    engine_options,
+    put,
+)
 from tests.disks import failing_device, hanging_device, mounted, run, small_disk
 from tests.wire.serving import wait_until
 from wire.errors import ChunkConflict, ChunkNotFound, ChunkUnreadable, Conflict, StorageFull, Unavailable
 
 COUNT = 60
 WAIT_S = 30.0
-
-OpenStore = Callable[..., LocalChunkStore]
-
-
-@pytest.fixture
-def open_store(tmp_path: Path) -> OpenStore:
-    def open_one(*disks: Path, **options: object) -> LocalChunkStore:
-        chosen = replace(engine_options(), reserve_bytes=0, **options)  # type: ignore[arg-type]
-        return LocalChunkStore.open(tmp_path / "data", chosen, server_id="cs-1", disks=disks)
-
-    return open_one
-
-
-def payload_of(fid: int) -> bytes:
-    return b"%d " % fid * (1 + fid * 7919 % 20_000)
-
-
-def put(store: LocalChunkStore, fid: int) -> None:
-    store.put(fid, payload_of(fid), crc32c(payload_of(fid)))
-
-
-def check(store: LocalChunkStore, fid: int) -> None:
-    buffer = bytearray(len(payload_of(fid)))
-    store.read_into(fid, 0, buffer)
-    assert buffer == payload_of(fid)
-
-
-def disk_of(store: LocalChunkStore, fid: int) -> int:
-    return store.info(fid).volume // VOLUMES_PER_DISK
 
 
 def test_chunks_are_spread_and_all_are_there_after_a_restart(open_store: OpenStore, tmp_path: Path) -> None:
@@ -121,33 +98,6 @@ def test_a_disk_that_is_away_takes_only_itself_down(open_store: OpenStore, tmp_p
         with pytest.raises(ChunkNotFound):
             store.info(fid)
     assert not list((tmp_path / "data").glob("*.deleted"))
-    store.close()
-
-
-def test_a_disk_out_of_the_setting_comes_back_without_what_was_deleted(open_store: OpenStore, tmp_path: Path) -> None:
-    disks = [tmp_path / name for name in ("a", "b")]
-    store = open_store(*disks)
-    for fid in range(1, COUNT + 1):
-        put(store, fid)
-    on_first = [fid for fid in range(1, COUNT + 1) if disk_of(store, fid) == 1]
-    store.close()
-    store = open_store(disks[1])
-    assert (store.stat().disks, store.stat().disks_failed) == (1, 0)
-    with pytest.raises(ChunkNotFound):  # who takes a disk out says that it is gone
-        store.info(on_first[0])
-    put(store, on_first[1])  # as repair does
-    for fid in on_first[:2]:
-        store.delete(fid)
-    store.close()
-    record = tmp_path / "data" / "disk-1.deleted"
-    record.write_bytes(record.read_bytes() + struct.pack("<QI", on_first[2], 0) + b"cut")
-    store = open_store(*disks)
-    for fid in on_first[:2]:
-        with pytest.raises(ChunkNotFound):
-            store.info(fid)
-    for fid in on_first[2:]:
-        check(store, fid)
-    assert not record.exists()
     store.close()
 
 
@@ -331,115 +281,6 @@ def test_what_is_deleted_scrubbed_and_compacted_is_so_on_every_disk(open_store: 
     store.close()
 
 
-SMALL = {"volume_size_first": MIB, "volume_size_max": MIB}
-
-
-def test_nothing_comes_back_with_a_disk_that_failed(open_store: OpenStore, tmp_path: Path) -> None:
-    with (
-        failing_device(tmp_path, 128 * MIB) as (device, fail),
-        small_disk("ext4", 128 * MIB, tmp_path / "good") as good,
-    ):
-        run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", device)
-        with mounted(device, tmp_path / "bad") as bad:
-            store = open_store(good / "chunks", bad / "chunks", **SMALL)
-            for fid in range(1, COUNT + 1):
-                put(store, fid)
-            try:
-                there = _delete_while_one_fails(store, fail)
-            finally:
-                fail(False)
-                with suppress(Unavailable):
-                    store.close()
-        run(needs.program("e2fsck", "e2fsprogs"), "-f", "-p", device, statuses=(0, 1))
-        with mounted(device, tmp_path / "bad") as bad:
-            store = open_store(good / "chunks", bad / "chunks", **SMALL)
-            assert [chunk.fid for chunk in store.list_chunks(0, 1000)] == there
-            for fid in there:
-                check(store, fid)
-            store.close()
-
-
-def _delete_while_one_fails(store: LocalChunkStore, fail: Callable[[bool], None]) -> list[int]:
-    """The chunks that are there in the end."""
-    on_bad = [fid for fid in range(1, COUNT + 1) if disk_of(store, fid) == 2]
-    fid = COUNT
-    fail(True)
-    while store.stat().disks_failed == 0:
-        put(store, fid := fid + 1)
-    deleted, replayed = on_bad[0], on_bad[1]
-    assert store.delete(deleted)
-    assert not store.delete(deleted)
-    with pytest.raises(ChunkNotFound):
-        check(store, deleted)
-    assert store.delete(on_bad[2])
-    put(store, on_bad[2])  # is a new chunk, on the other disk
-    assert disk_of(store, on_bad[2]) == 1
-    put(store, replayed)
-    with pytest.raises(ChunkConflict):
-        store.put(replayed, b"other", crc32c(b"other"))
-    there = [chunk.fid for chunk in store.list_chunks(0, 1000)]
-    assert there == [one for one in range(1, fid + 1) if one != deleted]
-    assert store.list_chunks(deleted - 1, 1)[0].fid == deleted + 1
-    return there
-
-
-@pytest.fixture
-def late_puts(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Puts of these fids fail once, and the disk has their bytes all the same when it is opened again."""
-    fids: set[int] = set()
-    late: list[tuple[Engine, int, bytes, int]] = []
-    put_now, close_now = Engine.put, Engine.close
-
-    def put_late(engine: Engine, fid: int, payload: Buffer, crc: int) -> None:
-        if fid not in fids:
-            return put_now(engine, fid, payload, crc)
-        fids.remove(fid)
-        late.append((engine, fid, bytes(payload), crc))
-        raise StoreFailed("sync failed")
-
-    def close(engine: Engine) -> None:
-        while mine := [one for one in late if one[0] is engine]:
-            late.remove(mine[0])
-            put_now(*mine[0])
-        close_now(engine)
-
-    monkeypatch.setattr(Engine, "put", put_late)
-    monkeypatch.setattr(Engine, "close", close)
-    return fids
-
-
-def test_a_put_that_failed_never_holds_beside_what_was_acknowledged_or_deleted_later(
-    open_store: OpenStore, tmp_path: Path, late_puts: set[int]
-) -> None:
-    store = open_store(tmp_path / "a")
-    late_puts |= {1, 2}
-    for fid in (1, 2):
-        with pytest.raises(Unavailable):
-            store.put(fid, b"first", crc32c(b"first"))
-        with pytest.raises(Unavailable):  # the disk may have other bytes, and there is no other disk
-            put(store, fid)
-    assert not store.delete(1)
-    store.close()
-    store = open_store(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(ChunkNotFound):
-        store.info(1)
-    assert store.info(2).length == len(b"first")  # nobody was told anything else
-    late_puts |= set(range(3, 23))
-    for fid in range(3, 23):
-        put(store, fid)  # on the other disk
-        with pytest.raises(ChunkConflict):
-            store.put(fid, b"other", crc32c(b"other"))
-    for fid in range(3, 13):
-        assert store.delete(fid)
-    store.close()
-    store = open_store(tmp_path / "a", tmp_path / "b")
-    assert [chunk.fid for chunk in store.list_chunks(0, 1000)] == [2, *range(13, 23)]
-    assert store.stat().chunks == 11  # one copy of each
-    for fid in range(13, 23):
-        check(store, fid)
-    store.close()
-
-
 def test_a_disk_that_hangs_holds_up_only_what_is_on_it(
     open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,7 +292,7 @@ def test_a_disk_that_hangs_holds_up_only_what_is_on_it(
     ):
         run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", device)
         with mounted(device, tmp_path / "bad") as bad:
-            store = open_store(good / "chunks", bad / "chunks", **SMALL)
+            store = open_store(good / "chunks", bad / "chunks", **SMALL_VOLUMES)
             for fid in range(1, COUNT + 1):
                 put(store, fid)
             on_bad = [fid for fid in range(1, COUNT + 1) if disk_of(store, fid) == 2]
@@ -472,7 +313,7 @@ def test_a_disk_that_hangs_holds_up_only_what_is_on_it(
                 thread.join(WAIT_S)
                 assert not thread.is_alive()
         with mounted(device, tmp_path / "bad") as bad:
-            store = open_store(good / "chunks", bad / "chunks", **SMALL)
+            store = open_store(good / "chunks", bad / "chunks", **SMALL_VOLUMES)
             for fid in range(1, 1001 + CALLS_AT_ONCE):
                 if fid in (on_good[0], on_bad[0]):
                     with pytest.raises(ChunkNotFound):
