@@ -1,4 +1,6 @@
 /* Pinning: what is found in the index stays on the disk until whoever found it has read it. */
+#include "pinned.h"
+
 #include "store.h"
 
 /* The index still holds the entry: what it names cannot be punched before the volume is pinned. */

@@ -6,6 +6,7 @@
 #include "checksum.h"
 #include "clock.h"
 #include "failure.h"
+#include "reader.h"
 #include "store.h"
 
 /* Fills put, whose header (the caller's, zeroed, of header_length bytes) is complete but for its place. The checksums are

@@ -1,10 +1,13 @@
 /* Reading: every byte that leaves is part of a block that was compared with its CRC in this call. */
+#include "reader.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "failure.h"
+#include "pinned.h"
 #include "store.h"
 
 #define SCRATCH_BYTES ((size_t)1 << NEEDLE_BLOCK_LOG2)

@@ -4,6 +4,7 @@
  * mistaken for damage.
  */
 #include "clock.h"
+#include "pinned.h"
 #include "scrub.h"
 #include "store.h"
 

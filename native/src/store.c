@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "failure.h"
 #include "opening.h"
+#include "reader.h"
 #include "stats.h"
 #include "unreadable.h"
 

@@ -115,22 +115,4 @@ int store_leave(engine_store *store, int status);
 /* What engine.h tells of a chunk. */
 void store_describe(engine_store *store, const struct chunk_place *place, engine_chunk *chunk);
 
-/* pinned.c */
-/* The volume of a chunk, held so that the needle stays where it is. */
-struct pinned {
-    engine_store *store;
-    struct volume *volume;
-    unsigned epoch;
-};
-/* Finds the chunk and pins its volume; false, with nothing pinned, when there is none. */
-bool pinned_find(engine_store *store, uint64_t fid, struct chunk_place *place, struct pinned *pinned);
-void pinned_release(struct pinned *pinned);
-
-/* reader.c */
-int reader_read(engine_store *store, uint64_t fid, uint64_t offset, void *buffer, size_t length, uint32_t *crc32c,
-                engine_error *error);
-/* Reads and verifies the whole chunk without keeping it. */
-int reader_verify(engine_store *store, uint64_t fid, engine_error *error);
-void reader_free_scratch(engine_store *store);
-
 #endif
