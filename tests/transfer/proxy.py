@@ -26,8 +26,6 @@ class Proxy:
         self._upstream = upstream
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._left = threading.Condition(self._lock)
-        self._upstream_count = 0
         self.up = self.down = self.patches = 0
         self._hold_up = self._hold_down = self._hold_patches = _NEVER
         self.held = threading.Event()
@@ -50,20 +48,15 @@ class Proxy:
         self._released.set()
 
     def cut(self) -> None:
-        """Ends all connections, and whatever is held. The registry's ends stay open until it has closed them too."""
+        """Ends all connections, and whatever is held."""
         with self._lock:
             pairs, self._pairs = self._pairs, set()
             self._hold_up = self._hold_down = self._hold_patches = _NEVER
-        for client, server in pairs:
-            _shut(client, socket.SHUT_RDWR)
-            _shut(server, socket.SHUT_WR)
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
         self._released.set()
-
-    def wait_until_left(self, timeout_s: float) -> None:
-        """Until the registry has closed every connection that was cut: it is done with what had arrived by then."""
-        with self._left:
-            if not self._left.wait_for(lambda: self._upstream_count == 0, timeout_s):
-                raise TimeoutError(f"{self._upstream_count} connections are still open at the registry")
 
     def __enter__(self) -> Self:
         return self
@@ -87,32 +80,21 @@ class Proxy:
             server.settimeout(None)
             with self._lock:
                 self._pairs.add((client, server))
-                self._upstream_count += 1
-            threading.Thread(target=self._pump_up, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._pump_down, args=(server, client), daemon=True).start()
-
-    def _pump_up(self, client: socket.socket, server: socket.socket) -> None:
-        self._pump(client, server, True)
-        _shut(client, socket.SHUT_RD)
-        _shut(server, socket.SHUT_WR)
-
-    def _pump_down(self, server: socket.socket, client: socket.socket) -> None:
-        self._pump(server, client, False)
-        _shut(client, socket.SHUT_RDWR)
-        with contextlib.suppress(OSError):
-            while server.recv(_RECEIVE_BYTES):
-                pass
-        server.close()
-        with self._left:
-            self._upstream_count -= 1
-            self._left.notify_all()
+            threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
 
     def _pump(self, source: socket.socket, target: socket.socket, is_up: bool) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := source.recv(_RECEIVE_BYTES):
                 if not self._passes(data, is_up):
-                    return
+                    break
                 target.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
 
     def _passes(self, data: bytes, is_up: bool) -> bool:
         """Counts it, and waits where it is to be held; False when the connection was cut meanwhile."""
@@ -131,8 +113,3 @@ class Proxy:
             else:
                 self.down += len(data)
         return True
-
-
-def _shut(end: socket.socket, how: int) -> None:
-    with contextlib.suppress(OSError):
-        end.shutdown(how)
