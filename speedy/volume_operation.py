@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 import click
@@ -25,12 +28,14 @@ ShowProgress = Callable[[int, int], None]
 def run_operation(start: Callable[[str], Operation], upkeep: ChunkUpkeep, *, quiet: bool) -> tuple[Operation, bool]:
     """`start` is given the operation's id. How it ended, and whether Ctrl-C did it."""
     operation_id = str(uuid.uuid4())
-    with progress(quiet) as show:
+    with progress(quiet) as show, first_interrupt() as interrupted:
         try:
             told = start(operation_id)
             for _ in pauses():
                 if told.state != "running":
                     return told, False
+                if interrupted.is_set():
+                    return _stop(upkeep, operation_id), True
                 show(told.done_bytes, told.total_bytes)
                 told = patiently(lambda: upkeep.operation(operation_id))
             raise AssertionError  # pauses do not end
@@ -49,6 +54,24 @@ def _stop(upkeep: ChunkUpkeep, operation_id: str) -> Operation:
         raise click.ClickException(
             f"the server could not be told to stop ({exc}); it does by itself when nobody has asked for five minutes"
         ) from exc
+
+
+@contextmanager
+def first_interrupt() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C; a second one is an exception as usual. An exception may come where it is lost, in a
+    destructor for one, and the command would go on."""
+    interrupted = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def pauses() -> Iterator[None]:
