@@ -41,7 +41,8 @@ class Scrubber:
     def __init__(self, engine: Chunks, limits: ScrubLimits) -> None:
         self._engine = engine
         self._limits = limits
-        self._changed = threading.Condition()  # guards the five below
+        self._changed = threading.Condition()  # guards the six below
+        self._changes = 0  # who works outside the lock and wants to wait afterwards sees by it that something came
         self._stopping = False
         self._paused = False
         self._by_hand = False  # the round under way was asked for
@@ -57,7 +58,7 @@ class Scrubber:
         """Before the engine is closed."""
         with self._changed:
             self._stopping = True
-            self._changed.notify_all()
+            self._tell()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
@@ -72,12 +73,17 @@ class Scrubber:
             self._paused = False
             self._by_hand = True
             self._bytes_s = bytes_s
-            self._changed.notify_all()
+            self._tell()
 
     def pause(self) -> None:
         with self._changed:
             self._paused = True
-            self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        """`_changed` is held."""
+        self._changes += 1
+        self._changed.notify_all()
 
     def status(self) -> ScrubStatus:
         with self._changed:
@@ -122,7 +128,7 @@ class Scrubber:
                 if wait_s is None or wait_s > 0:
                     self._changed.wait(RETRY_S if wait_s is None else min(wait_s, RETRY_S))
                     continue
-                rate = self._rate()
+                rate, changes = self._rate(), self._changes
             try:
                 wait_s = self._step(rate)
             except EngineError as exc:
@@ -130,7 +136,7 @@ class Scrubber:
                 wait_s = RETRY_S
             if wait_s > 0:
                 with self._changed:
-                    if not self._stopping:
+                    if changes == self._changes:
                         self._changed.wait(min(wait_s, RETRY_S))
 
     def _due_in_s(self) -> float | None:

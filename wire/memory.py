@@ -23,6 +23,10 @@ HEADROOM_BYTES = 48 * 1024 * 1024
 #: left by threads, which never give back what they took: buffers must still be had beside them
 THREADS_LEAVE_BYTES = 2 * HEADROOM_BYTES
 
+#: left by the first thread of a pool, without which its work cannot be done at all: less than buffers leave, so that
+#: it is had also when they have taken what they may
+FIRST_THREAD_LEAVES_BYTES = HEADROOM_BYTES // 2
+
 #: a thread's stack; nothing here recurses deeply, and Python's own frames are not on it
 STACK_BYTES = 1024 * 1024
 

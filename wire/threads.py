@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from wire.memory import HEADROOM_BYTES, STACK_BYTES, THREADS_LEAVE_BYTES, has_room
+from wire.memory import FIRST_THREAD_LEAVES_BYTES, STACK_BYTES, THREADS_LEAVE_BYTES, has_room
 
 
 class WorkerThreads(ThreadPoolExecutor):
@@ -19,7 +19,7 @@ class WorkerThreads(ThreadPoolExecutor):
             return  # as in the standard one: a thread is idle
         try:
             # One that finds no memory to begin with would be waited for without end.
-            if not has_room(STACK_BYTES, THREADS_LEAVE_BYTES if self._threads else HEADROOM_BYTES):
+            if not has_room(STACK_BYTES, THREADS_LEAVE_BYTES if self._threads else FIRST_THREAD_LEAVES_BYTES):
                 raise RuntimeError("no memory for another thread")
             super()._adjust_thread_count()
         except RuntimeError:

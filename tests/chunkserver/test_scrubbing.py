@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from chunkserver.core import LocalChunkStore
-from chunkserver.scrubbing import ScrubLimits
+from chunkserver.scrubbing import RETRY_S, Scrubber, ScrubLimits
 from native.checksum import crc32c
+from native.engine import Engine
+from native.values import ScrubProgress
 from tests.chunkserver.rooms import engine_options
 from tests.chunkserver.test_data_directory import flip_a_byte_of
 from tests.wire.serving import wait_until
@@ -123,6 +125,34 @@ def test_a_round_of_its_own_begins_anew_when_that_is_asked_for(open_store: OpenS
     assert store.start_scrub(bytes_s=SLOW).round == 1
     assert store.start_scrub(fresh=True, bytes_s=1 << 30).round == 2
     wait_until(round_has_ended(store, 2), WAIT_S, "the second round")
+
+
+class InTheMidst(Engine):
+    """Somebody asks for something at the end of the first step after which there is a long wait."""
+
+    __slots__ = ("asks",)
+    asks: list[Callable[[], None]]
+
+    def scrub_step(self, bytes_max: int, bytes_s: int = 0) -> ScrubProgress:
+        told = super().scrub_step(bytes_max, bytes_s)
+        if told.wait_s > WAIT_S and self.asks:
+            self.asks.pop()()
+        return told
+
+
+def test_what_is_asked_for_during_a_step_does_not_wait_for_the_next(tmp_path: Path) -> None:
+    engine = InTheMidst.open(tmp_path, engine_options())
+    assert isinstance(engine, InTheMidst)
+    scrubber = Scrubber(engine, replace(FAST, first_after_s=1e6))
+    engine.asks = [lambda: scrubber.run_now(fresh=True, bytes_s=1 << 30)]
+    for fid in (1, 2):
+        payload = os.urandom(2_000_000)
+        engine.put(fid, payload, crc32c(payload))
+    with engine:
+        scrubber.run_now(fresh=False, bytes_s=SLOW)
+        scrubber.start()
+        wait_until(lambda: engine.stat().scrub_rounds == 2, RETRY_S / 3, "the second round")
+        scrubber.stop()
 
 
 def test_closing_does_not_wait_for_the_rate(open_store: OpenStore) -> None:

@@ -23,7 +23,8 @@ limit = used + THREADS_LEAVE_BYTES + (24 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 live_with_limit()
 go_on = threading.Event()
-threading.Timer(20.0, go_on.set).start()  # whatever fails here, the threads end
+ends = threading.Timer(20.0, go_on.set)  # whatever fails here, the threads end
+ends.start()
 threads = WorkerThreads(200)
 tasks = [threads.submit(go_on.wait) for _ in range(100)]
 started = len(threads._threads)
@@ -36,7 +37,10 @@ try:
 except Overloaded as error:
     assert error.retry_after_s
     assert 5 < len(lent) < 50, len(lent)
-small = [bytearray(1 << 20) for _ in range(HEADROOM_BYTES // (2 << 20))]  # half of the headroom is there for anybody
+first = WorkerThreads(200)  # pulls have taken the room, and the first push comes
+assert first.submit(lambda: "done").result(10.0) == "done"
+small = [bytearray(1 << 20) for _ in range(HEADROOM_BYTES // (2 << 20))]  # and so is half of the headroom
+ends.cancel()
 go_on.set()
 assert all(task.result(10.0) for task in tasks), "those there are do the work"
 for view in lent:
