@@ -1,8 +1,9 @@
 /*
  * Power cuts and failing disks by the thousand, on a simulated disk.
  *
- *   simulated_test crashes POINTS SEED DIRECTORY   at least so many different crashes over all workloads, every position of
- *                                                  every record among them; records go to DIRECTORY while they are used
+ *   simulated_test crashes POINTS SEED DIRECTORY [STRIDE]   at least so many different crashes over all workloads, every
+ *                                                  position of every record among them, or every STRIDE-th; records go to
+ *                                                  DIRECTORY while they are used
  *   simulated_test faults STRIDE SEED DIRECTORY    each kind of fault at every STRIDE-th call of each workload
  *   simulated_test flips STRIDE SEED DIRECTORY     each single bit of a small store flipped (flips.h)
  *   simulated_test crash WORKLOAD SEED POSITION CUT [POSITION CUT]   one of the crashes again, the second pair being a cut
@@ -197,15 +198,17 @@ static void kill_process(const struct recording *recording, const struct sim_dis
     sim_disk_free(killed);
 }
 
-static uint64_t crash_everywhere(const struct recording *recording, uint64_t cuts, uint64_t seed, struct set *seen)
+static uint64_t crash_everywhere(const struct recording *recording, uint64_t cuts, uint64_t seed, uint64_t stride,
+                                 struct set *seen)
 {
     uint64_t points = 0;
     uint64_t end = sim_disk_position(recording->disk);
     struct sim_disk *follower = sim_disk_new(recording->workload->capacity_bytes);
     for (uint64_t position = 0; position <= end; position++) {
-        if ((position + seed) % KILL_EVERY == 0)
+        bool chosen = (position + seed) % stride == 0;
+        if (chosen && (position + seed) / stride % KILL_EVERY == 0)
             kill_process(recording, follower, position, mix(seed, position));
-        for (uint64_t i = 0; i < cuts; i++) {
+        for (uint64_t i = 0; chosen && i < cuts; i++) {
             uint64_t cut = mix(mix(seed, position), i);
             points += crash(recording, follower, position, cut, UINT64_MAX, mix(cut, 2), seen);
         }
@@ -216,7 +219,8 @@ static uint64_t crash_everywhere(const struct recording *recording, uint64_t cut
     return points;
 }
 
-static void run_crashes(const struct contents *contents, uint64_t wanted, uint64_t seed, const char *directory)
+static void run_crashes(const struct contents *contents, uint64_t wanted, uint64_t seed, const char *directory,
+                        uint64_t stride)
 {
     struct set seen = {NULL, 0, 0};
     uint64_t points = 0;
@@ -238,8 +242,9 @@ static void run_crashes(const struct contents *contents, uint64_t wanted, uint64
         }
         uint64_t end = sim_disk_position(recording.disk);
         /* The first workloads leave room for the later ones; then whatever is missing. */
-        uint64_t share = wanted / workloads / (2 * end + 1) + 1;
-        uint64_t made = crash_everywhere(&recording, round < workloads || share < 4 ? share : 4, run_seed, &seen);
+        uint64_t share = wanted / workloads / (2 * end / stride + 1) + 1;
+        uint64_t cuts = round < workloads || share < 4 ? share : 4;
+        uint64_t made = crash_everywhere(&recording, cuts, run_seed, stride, &seen);
         printf("%s, seed %" PRIu64 ": %" PRIu64 " changes and syncs, %" PRIu64 " crashes\n", workload->name, run_seed, end,
                made);
         (void)fflush(stdout);
@@ -331,7 +336,7 @@ int main(int count, char **arguments)
     uint64_t first = strtoull(arguments[2], NULL, 10);
     uint64_t seed = strtoull(arguments[3], NULL, 10);
     if (strcmp(arguments[1], "crashes") == 0)
-        run_crashes(&contents, first, seed, arguments[4]);
+        run_crashes(&contents, first, seed, arguments[4], count > 5 ? strtoull(arguments[5], NULL, 10) : 1);
     else if (strcmp(arguments[1], "faults") == 0 && first > 0)
         run_faults(&contents, first, seed);
     else if (strcmp(arguments[1], "flips") == 0 && first > 0)
