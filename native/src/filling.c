@@ -49,7 +49,15 @@ static bool reserve_losers(struct loser_list *losers, size_t more)
     return true;
 }
 
-static void unbook(engine_store *store, const struct chunk_place *place)
+void filling_book(engine_store *store, const struct chunk_place *place)
+{
+    struct volume *volume = volumes_get(store, place->slot);
+    volume->live_bytes += needle_footprint(place->length, place->header_length);
+    volume->payload_bytes += place->length;
+    volume->chunks++;
+}
+
+void filling_unbook(engine_store *store, const struct chunk_place *place)
 {
     struct volume *volume = volumes_get(store, place->slot);
     volume->live_bytes -= needle_footprint(place->length, place->header_length);
@@ -154,7 +162,7 @@ static int book(engine_store *store, struct filler *filler, struct loser_list *l
     volume->payload_bytes += filler->payload_bytes;
     volume->chunks += filler->chunks;
     for (size_t i = 0; i < filler->losers.count; i++)
-        unbook(store, &filler->losers.places[i]);
+        filling_unbook(store, &filler->losers.places[i]);
     if (filler->losers.count > 0 && reserve_losers(losers, filler->losers.count)) {
         memcpy(losers->places + losers->count, filler->losers.places,
                filler->losers.count * sizeof losers->places[0]);

@@ -22,4 +22,8 @@ int filling_add_checkpoint(engine_store *store, struct volume *volume, const str
                            const struct delete_set *deleted, struct loser_list *losers, bool *any_deleted,
                            engine_error *error);
 
+/* A chunk more, or one less, in the books of its volume. */
+void filling_book(engine_store *store, const struct chunk_place *place);
+void filling_unbook(engine_store *store, const struct chunk_place *place);
+
 #endif

@@ -11,6 +11,7 @@
 #include "failure.h"
 #include "filling.h"
 #include "opening.h"
+#include "reader.h"
 #include "recovery.h"
 #include "store.h"
 #include "unreadable.h"
@@ -252,10 +253,30 @@ static void choose_active(engine_store *store)
     }
 }
 
+/* The copy of a chunk that is given up for the other, or NULL for none. A volume in quarantine has lost bytes that it had:
+ * the one that won is read then, and if it is not whole the other takes its place. */
+static const struct chunk_place *given_up(engine_store *store, const struct chunk_place *loser,
+                                          struct chunk_place *winner)
+{
+    engine_error ignored;
+    if (!chunk_index_get(store->index, loser->fid, winner, NULL, NULL) ||
+        volumes_get(store, winner->slot)->state != VOLUME_QUARANTINED ||
+        reader_verify(store, loser->fid, &ignored) == ENGINE_OK)
+        return loser;
+    if (!chunk_index_move(store->index, winner, loser))
+        return NULL;
+    filling_unbook(store, winner);
+    filling_book(store, loser);
+    return reader_verify(store, loser->fid, &ignored) == ENGINE_OK ? winner : NULL;
+}
+
 static void bury_losers(engine_store *store, const struct loser_list *losers)
 {
     for (size_t i = 0; i < losers->count; i++) {
-        const struct chunk_place *place = &losers->places[i];
+        struct chunk_place winner;
+        const struct chunk_place *place = given_up(store, &losers->places[i], &winner);
+        if (place == NULL)
+            continue;
         struct volume *volume = volumes_get(store, place->slot);
         struct delete_record record = {place->fid, place->offset, 0, place->header_length, place->length};
         engine_error ignored;

@@ -461,6 +461,33 @@ def test_a_truncated_volume_serves_what_is_left(open_store: OpenStore, fast_dire
     assert engine.stat().volumes_quarantined == 1
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_copy_is_given_up_for_one_that_a_volume_in_quarantine_has_lost(
+    open_store: OpenStore, fast_directory: Path, hidden_volume: Path, whole: bool
+) -> None:
+    engine = open_store()
+    put(engine, 1, b"one")  # by a repair: an older copy is in the volume
+    put(engine, 3, b"three" * 20_000)
+    again, last = engine.info(1), engine.info(3)
+    assert again.volume == last.volume == 2
+    engine.close()
+    shutil.move(hidden_volume, fast_directory / "v00000001.dat")
+    if not whole:
+        overwrite(fast_directory / "v00000002.dat", again.offset, bytes(200))
+    os.truncate(fast_directory / "v00000002.dat", last.offset + 5000)
+    for _ in range(2):
+        engine = open_store()
+        assert engine.stat().volumes_quarantined == 1
+        assert get(engine, 1) == b"one"
+        assert engine.info(1).volume == (2 if whole else 1)
+        assert accounted(engine)
+        engine.close()
+    engine = open_store()
+    assert engine.delete(1)
+    engine.close()
+    assert get(open_store(), 1) is None
+
+
 def test_a_newer_format_and_a_damaged_identity_are_refused(open_store: OpenStore, fast_directory: Path) -> None:
     open_store().close()
     disk = fast_directory / "DISK"
