@@ -34,14 +34,19 @@ def preallocated(directory: Path, size: int) -> Iterator[int]:
 
 def synced_writes_per_s(directory: Path, payload: memoryview, batch_bytes: int, count: int) -> float:
     """Batches per second: pwrite and fdatasync of `batch_bytes` behind each other, one at a time."""
-    parts = [payload[:batch_bytes]] if batch_bytes <= len(payload) else _repeated(payload, batch_bytes)
     with preallocated(directory, batch_bytes * count) as file:
-        begin_s = time.monotonic()
-        for number in range(count):
-            written = os.pwritev(file, parts, number * batch_bytes)
-            assert written == batch_bytes, (written, batch_bytes)
-            os.fdatasync(file)
-        return count / (time.monotonic() - begin_s)
+        return count / synced_writes_s(file, 0, payload, batch_bytes, count)
+
+
+def synced_writes_s(file: int, offset: int, payload: memoryview, batch_bytes: int, count: int) -> float:
+    """Seconds for `count` such batches from `offset` on, in space that the file has already."""
+    parts = [payload[:batch_bytes]] if batch_bytes <= len(payload) else _repeated(payload, batch_bytes)
+    begin_s = time.monotonic()
+    for number in range(count):
+        written = os.pwritev(file, parts, offset + number * batch_bytes)
+        assert written == batch_bytes, (written, batch_bytes)
+        os.fdatasync(file)
+    return time.monotonic() - begin_s
 
 
 def _repeated(payload: memoryview, length: int) -> list[memoryview]:
