@@ -101,20 +101,22 @@ class Pulse:
 
     def _give_up(self) -> None:
         log.warning(self._told())
+        self._still = True  # first: the thread may have heard of the server before start() returns
         try:
             threading.Thread(target=self._until_it_answers, name="pulse", daemon=True).start()
         except RuntimeError:
-            return  # no thread to be had: the next caller finds out anew
-        self._still = True
+            self._still = False  # no thread to be had: the next caller finds out anew
 
     def _until_it_answers(self) -> None:
-        for _ in range(AGAIN_MAX):
-            if self._answers(AGAIN_S):
-                log.info("%s answers again", self._client.base_url)
-                break
-            if self._closed.wait(AGAIN_PAUSE_S):
-                break
-        self._still = False
+        try:
+            for _ in range(AGAIN_MAX):
+                if self._answers(AGAIN_S):
+                    log.info("%s answers again", self._client.base_url)
+                    break
+                if self._closed.wait(AGAIN_PAUSE_S):
+                    break
+        finally:
+            self._still = False  # whatever ended this: nobody asks any more
 
     def _answers(self, timeout_s: float) -> bool:
         token = watch.set(None)  # who asks is a watched call itself

@@ -18,6 +18,7 @@ from wire.auth import ClusterKey
 from wire.errors import DeadlineExceeded
 from wire.http import ServiceClient
 from wire.pulse import Pulse, is_alone
+from wire.transport import StandsStill
 
 KEY = ClusterKey(SECRET)
 
@@ -99,6 +100,38 @@ def test_many_callers_find_out_together(own_server: Server) -> None:
             caller.join(60)
     assert len(left) == 12
     assert max(left) < SOON_S, "one question for all, not one after the other"
+    pulse.close()
+
+
+class StartedLate(threading.Thread):
+    """start() returns when the thread has done its work, as on a machine where everybody waits for a processor."""
+
+    def start(self) -> None:
+        super().start()
+        self.join(SOON_S)
+
+
+def test_a_server_that_answers_again_at_once_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, True])
+    monkeypatch.setattr(Pulse, "_answers", lambda *_: next(answers))
+    monkeypatch.setattr("wire.pulse.threading.Thread", StartedLate)
+    pulse = Pulse("http://127.0.0.1:1", KEY)
+    with pytest.raises(StandsStill):
+        pulse.check()
+    assert not pulse.still
+    pulse.close()
+
+
+def test_a_question_that_fails_for_want_of_memory_leaves_no_server_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(Pulse, "_answers", no_memory)
+    pulse = Pulse("http://127.0.0.1:1", KEY)
+    pulse._still = True
+    with pytest.raises(MemoryError):
+        pulse._until_it_answers()
+    assert not pulse.still
     pulse.close()
 
 
