@@ -279,10 +279,10 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
             self.enqueue_req(conn)  # whatever else is wrong with it, the parser says
 
     def _refuse_now(self, conn: RoomConnection, status: int, message: str, code: str = "UNSUPPORTED") -> None:
-        """Answer from the main loop, without waiting: a fresh connection's send buffer is empty."""
+        """Answer from the main loop, without waiting: who reads none of its answers before gets none of this one."""
         self.log.info("refused a request from %s: %s", _peer(conn.client), message)
         try:
-            conn.sock.send(refusal(status, code, message))
+            conn.sock.send(refusal(status, code, message), socket.MSG_DONTWAIT)
         except OSError:
             self._close(conn)
             return

@@ -1,12 +1,16 @@
 """What clients may do to a server without hurting others: stalls, floods, nonsense."""
 
+import logging
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 
 from tests.wire.raw import GET_WHO, RawConnection, head
 from tests.wire.serving import Server
+from wire.body import set_send_timeout
+from wire.worker import RoomConnection, RoomWorker
 
 
 @pytest.mark.parametrize("sent", [b"G", b"GET /who HTTP/1.1\r\nHo", b"GET /who HTTP/1.1\r\nHost: a\r\n"])
@@ -88,6 +92,23 @@ def test_a_reader_that_stalls_is_given_up(hasty_server: Server) -> None:
     finally:
         for raw in held:
             raw.sock.close()
+
+
+def test_the_main_loop_waits_for_nobody_who_reads_no_refusal() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        set_send_timeout(ours, 2.0)
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(4096), socket.MSG_DONTWAIT)
+        worker = object.__new__(RoomWorker)
+        worker.log, worker.nr_conns = logging.getLogger("speedy.test"), 1
+        conn = object.__new__(RoomConnection)
+        conn.sock, conn.client = ours, ("127.0.0.1", 1)
+        started = time.monotonic()
+        worker._refuse_now(conn, 503, "no thread")
+        assert time.monotonic() - started < 1.9
+        assert worker.nr_conns == 0
 
 
 REFUSED = {
