@@ -17,6 +17,8 @@ class WorkerThreads(ThreadPoolExecutor):
     def _adjust_thread_count(self) -> None:
         if self._idle_semaphore.acquire(timeout=0):
             return  # as in the standard one: a thread is idle
+        if len(self._threads) >= self._max_workers:
+            return  # the same; and nobody is told of memory that is not asked for
         try:
             # One that finds no memory to begin with would be waited for without end.
             if not has_room(STACK_BYTES, THREADS_LEAVE_BYTES if self._threads else FIRST_THREAD_LEAVES_BYTES):

@@ -47,3 +47,19 @@ def test_work_that_was_refused_is_never_done() -> None:
             threads.submit(done.append, 1)
         threads.submit(done.append, 2).result(10.0)
     assert done == [2]
+
+
+def test_who_has_all_the_threads_it_may_have_asks_for_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    with WorkerThreads(1) as threads:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            begun.set()
+            assert go_on.wait(10.0)
+
+        threads.submit(wait)
+        assert begun.wait(10.0)
+        monkeypatch.setattr("wire.threads.has_room", lambda *_: pytest.fail("asked"))
+        later = threads.submit(int)
+        go_on.set()
+        assert later.result(10.0) == 0
