@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests import needs
@@ -19,6 +20,9 @@ MIB = 1024 * 1024
 FILLINGS_MAX = 10
 WAIT_S = 60.0
 HANG_MAX_S = 45.0
+
+#: makes a block device of so many bytes below a directory; what is yielded with it spoils it, or lets it go on
+Device = Callable[[Path, int], AbstractContextManager[tuple[Path, Callable[[bool], None]]]]
 
 
 @contextmanager
@@ -138,6 +142,33 @@ def hanging_device(tmp_path: Path, size_bytes: int) -> Iterator[tuple[Path, Call
         finally:
             watch.cancel()
             hang(False)
+
+
+@dataclass(frozen=True, slots=True)
+class TwoDisks:
+    """A disk that is mounted, and one whose device does badly while `spoil` says so, mounted when a test uses it."""
+
+    good: Path
+    device: Path
+    spoil: Callable[[bool], None]
+
+    @contextmanager
+    def mounted(self) -> Iterator[tuple[Path, Path]]:
+        """Directories for chunks: the good one, and the one on the other disk."""
+        with mounted(self.device, self.good.with_name("bad")) as bad:
+            yield self.good / "chunks", bad / "chunks"
+
+
+@contextmanager
+def two_disks(tmp_path: Path, device: Device) -> Iterator[TwoDisks]:
+    """Both with an empty ext4; the bad one on what `device` (failing_device, hanging_device) gives."""
+    size_bytes = 128 * MIB
+    with (
+        device(tmp_path, size_bytes) as (bad, spoil),
+        small_disk("ext4", size_bytes, tmp_path / "good") as good,
+    ):
+        run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", bad)
+        yield TwoDisks(good, bad, spoil)
 
 
 @contextmanager

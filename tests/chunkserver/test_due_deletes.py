@@ -16,8 +16,8 @@ from native.engine import Engine
 from native.errors import StoreFailed
 from native.values import Buffer
 from tests import needs
-from tests.chunkserver.rooms import MIB, SMALL_VOLUMES, OpenStore, check, disk_of, put
-from tests.disks import failing_device, mounted, run, small_disk
+from tests.chunkserver.rooms import SMALL_VOLUMES, OpenStore, check, disk_of, put
+from tests.disks import TwoDisks, run
 from wire.errors import ChunkConflict, ChunkNotFound, Unavailable
 
 COUNT = 60
@@ -76,29 +76,24 @@ def test_that_deletes_were_done_is_durable_before_a_chunk_is_put(
     assert False in synced  # the directory without the record, which would delete what is put from now on
 
 
-def test_nothing_comes_back_with_a_disk_that_failed(open_store: OpenStore, tmp_path: Path) -> None:
-    with (
-        failing_device(tmp_path, 128 * MIB) as (device, fail),
-        small_disk("ext4", 128 * MIB, tmp_path / "good") as good,
-    ):
-        run(needs.program("mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", device)
-        with mounted(device, tmp_path / "bad") as bad:
-            store = open_store(good / "chunks", bad / "chunks", **SMALL_VOLUMES)
-            for fid in range(1, COUNT + 1):
-                put(store, fid)
-            try:
-                there = _delete_while_one_fails(store, fail)
-            finally:
-                fail(False)
-                with suppress(Unavailable):
-                    store.close()
-        run(needs.program("e2fsck", "e2fsprogs"), "-f", "-p", device, statuses=(0, 1))
-        with mounted(device, tmp_path / "bad") as bad:
-            store = open_store(good / "chunks", bad / "chunks", **SMALL_VOLUMES)
-            assert [chunk.fid for chunk in store.list_chunks(0, 1000)] == there
-            for fid in there:
-                check(store, fid)
-            store.close()
+def test_nothing_comes_back_with_a_disk_that_failed(open_store: OpenStore, one_may_fail: TwoDisks) -> None:
+    with one_may_fail.mounted() as disks:
+        store = open_store(*disks, **SMALL_VOLUMES)
+        for fid in range(1, COUNT + 1):
+            put(store, fid)
+        try:
+            there = _delete_while_one_fails(store, one_may_fail.spoil)
+        finally:
+            one_may_fail.spoil(False)
+            with suppress(Unavailable):
+                store.close()
+    run(needs.program("e2fsck", "e2fsprogs"), "-f", "-p", one_may_fail.device, statuses=(0, 1))
+    with one_may_fail.mounted() as disks:
+        store = open_store(*disks, **SMALL_VOLUMES)
+        assert [chunk.fid for chunk in store.list_chunks(0, 1000)] == there
+        for fid in there:
+            check(store, fid)
+        store.close()
 
 
 def _delete_while_one_fails(store: LocalChunkStore, fail: Callable[[bool], None]) -> list[int]:
