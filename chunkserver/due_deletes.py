@@ -83,9 +83,14 @@ class DueDeletes:
                 self._file = -1
 
     def _open(self) -> None:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._end = os.fstat(self._file).st_size // _RECORD.size * _RECORD.size
-        self._sync_directory()
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._sync_directory()
+            self._end = os.fstat(file).st_size // _RECORD.size * _RECORD.size
+        except BaseException:
+            os.close(file)
+            raise
+        self._file = file  # from now on it is not looked for again, so the directory must have it
 
     def _sync_directory(self) -> None:
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

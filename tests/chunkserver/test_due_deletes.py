@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from chunkserver.core import LocalChunkStore
+from chunkserver.due_deletes import DueDeletes
 from native.checksum import crc32c
 from native.engine import Engine
-from native.errors import StoreFailed
+from native.errors import DiskFull, StoreFailed
 from native.values import Buffer
 from tests import needs
 from tests.chunkserver.rooms import SMALL_VOLUMES, OpenStore, check, disk_of, put
@@ -74,6 +76,25 @@ def test_that_deletes_were_done_is_durable_before_a_chunk_is_put(
         store = open_store(*disks)
     store.close()
     assert False in synced  # the directory without the record, which would delete what is put from now on
+
+
+def test_a_note_counts_only_when_the_directory_has_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    due = DueDeletes(tmp_path, 1)
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def full_once(file: int) -> None:
+        synced.append(file)
+        if len(synced) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full_once)
+    with pytest.raises(DiskFull):
+        due.note(1)
+    due.note(2)
+    assert len(synced) == 2
+    due.close()
 
 
 def test_nothing_comes_back_with_a_disk_that_failed(open_store: OpenStore, one_may_fail: TwoDisks) -> None:
