@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Final, Protocol, TypeVar
 
-from chunkserver.disk import VOLUMES_PER_DISK, Disk
+from chunkserver.disk import HANG_S, VOLUMES_PER_DISK, Disk
 from chunkserver.due_deletes import DueDeletes
 from native.errors import ChunkCorrupt, ChunkNotFound, DiskFull, EngineError, StoreBusy, StoreFailed, VolumeNotFound
 from native.values import (
@@ -34,8 +34,9 @@ from native.values import (
     VolumeInfo,
 )
 
-#: how long the second of two calls that change one fid waits for the first
-TURN_WAIT_S: Final = 30.0
+#: for how long a call that changes a fid may be under way before others that would change it are refused. No longer
+#: than for a disk: those who wait for a chunk on one that hangs would take the threads that it leaves
+TURN_S: Final = HANG_S
 #: how long a disk may take to write its last checkpoint
 CLOSE_WAIT_S: Final = 20.0
 
@@ -323,21 +324,28 @@ class _Turns:
     """Two calls that change one fid come one after the other, or a chunk could end on two disks."""
 
     def __init__(self) -> None:
-        self._taken: set[int] = set()
+        self._begun: dict[int, float] = {}  # when the call came whose turn it is
         self._changed = threading.Condition()
 
     @contextmanager
     def of(self, fid: int) -> Iterator[None]:
         with self._changed:
-            if not self._changed.wait_for(lambda: fid not in self._taken, TURN_WAIT_S):
-                raise StoreBusy(f"chunk {fid} is being stored or deleted by another call for {TURN_WAIT_S:g} s")
-            self._taken.add(fid)
+            left_s = TURN_S - self._taken_s(fid)
+            if not self._changed.wait_for(lambda: fid not in self._begun, max(0.0, left_s)):
+                raise StoreBusy(
+                    f"chunk {fid} is being stored or deleted by another call for {self._taken_s(fid):.0f} s"
+                )
+            self._begun[fid] = time.monotonic()
         try:
             yield
         finally:
             with self._changed:
-                self._taken.remove(fid)
+                del self._begun[fid]
                 self._changed.notify_all()
+
+    def _taken_s(self, fid: int) -> float:
+        """For how long another call has had the turn; 0.0: none has it."""
+        return time.monotonic() - self._begun[fid] if fid in self._begun else 0.0
 
 
 def _drawn(disks: Sequence[Disk]) -> list[Disk]:

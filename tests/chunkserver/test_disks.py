@@ -16,6 +16,7 @@ from chunkserver.core import LocalChunkStore
 from chunkserver.disk import CALLS_MAX, VOLUMES_PER_DISK
 from native.checksum import crc32c
 from native.engine import Engine
+from native.values import Buffer
 from tests.chunkserver.rooms import (
     CLUSTER_ID,
     MIB,
@@ -29,7 +30,7 @@ from tests.chunkserver.rooms import (
 )
 from tests.disks import TwoDisks, small_disk
 from tests.wire.serving import wait_until
-from wire.errors import ChunkConflict, ChunkNotFound, ChunkUnreadable, Conflict, StorageFull, Unavailable
+from wire.errors import ChunkConflict, ChunkNotFound, ChunkUnreadable, Conflict, Overloaded, StorageFull, Unavailable
 
 COUNT = 60
 WAIT_S = 30.0
@@ -310,6 +311,36 @@ def test_a_disk_that_hangs_holds_up_only_what_is_on_it(
             elif fid <= COUNT or fid > 1000:
                 check(store, fid)
         store.close()
+
+
+def test_calls_for_a_chunk_wait_no_longer_than_for_a_disk_when_one_of_them_hangs(
+    open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chunkserver.disks.TURN_S", 0.5)
+    store = open_store(tmp_path / "a", tmp_path / "b")
+    begun, go_on, put_now = threading.Event(), threading.Event(), Engine.put
+
+    def hang(engine: Engine, fid: int, payload: Buffer, crc: int) -> None:
+        begun.set()
+        assert go_on.wait(WAIT_S)
+        put_now(engine, fid, payload, crc)
+
+    monkeypatch.setattr(Engine, "put", hang)
+    first = threading.Thread(target=put, args=(store, 1))
+    first.start()
+    assert begun.wait(WAIT_S)
+    with pytest.raises(Overloaded):
+        put(store, 1)
+    refused_s = time.monotonic()
+    for _ in range(10):
+        with pytest.raises(Overloaded):
+            store.delete(1)
+    assert time.monotonic() - refused_s < 2.0, "each of them had a thread for as long as the first"
+    go_on.set()
+    first.join(WAIT_S)
+    check(store, 1)
+    assert store.delete(1)
+    store.close()
 
 
 CALLS_AT_ONCE = 40
