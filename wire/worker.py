@@ -6,6 +6,8 @@ What differs from gunicorn 27's ThreadWorker, and why:
   and idle connections hold no thread; each head has a deadline, whatever the pace of its bytes (408).
 - A connection is closed in the main loop without waiting for the peer: gunicorn would stand still for up to 2 s each
   time.
+- A new connection finds room: one that nobody has used for a while ends for it, and there are never so many that the
+  room's own files find no descriptors.
 - Health and metrics have threads of their own: they answer while every other thread is busy with bodies.
 - Sockets carry receive and send time-outs, so that half-sent bodies and readers that stall end.
 - The parser's refusals are answered in JSON, in the form of the OCI Distribution API.
@@ -19,6 +21,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -47,6 +50,17 @@ _HEAD_READ_BYTES = 8 * 1024
 #: how long, and for how many bytes, a closed connection is read, so that our last answer is not lost to a reset
 LINGER_S = 2.0
 LINGER_BYTES_MAX = 4 * 1024 * 1024
+
+#: how long a kept connection stays unused before it may have to make room for a new one
+IDLE_MIN_S = 1.0
+
+#: connections that there are however few descriptors the system gives, and the share of the free ones that all of them
+#: may take: the rest is for what requests open (a store's volumes, a database's files)
+CONNECTIONS_MIN = 4
+_CONNECTIONS_SHARE = 0.7
+
+#: the log tells of connections that cannot be accepted so often
+_TELL_EVERY_S = 10.0
 
 #: how long requests that outlived the graceful stop may take to see that their connections are gone
 STRAGGLER_WAIT_S = 2.0
@@ -136,7 +150,10 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         self.open_pool = WorkerThreads(_OPEN_THREADS, "open")
         self.lingering: deque[RoomConnection] = deque()
         self.running: dict[RoomConnection, concurrent.futures.Future[Any]] = {}
+        self.worker_connections: int = self.cfg.worker_connections
         self.drains = threading.BoundedSemaphore(max(1, self.cfg.threads // _THREADS_PER_DRAIN))
+        self._no_descriptor = False  # somebody waits who could not be accepted
+        self._told_s = -_TELL_EVERY_S
 
     def get_thread_pool(self) -> WorkerThreads:
         return WorkerThreads(self.cfg.threads)
@@ -154,6 +171,7 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         for pool in (self.open_pool, self.tpool):
             with suppress(RuntimeError):
                 pool.submit(int)
+        self._leave_descriptors()
         super().run()
         self._end_stragglers()
 
@@ -164,7 +182,10 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
             sock, address = listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                self.log.error("cannot accept a connection: %s", error.strerror)
+                self._no_descriptor = True
+                if time.monotonic() - self._told_s >= _TELL_EVERY_S:
+                    self._told_s = time.monotonic()
+                    self.log.error("cannot accept a connection: %s", error.strerror)
                 time.sleep(0.05)  # the listener stays readable: do not spin
             elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EPROTO):
                 raise
@@ -209,6 +230,33 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         while self.keepalived_conns and (force or self.keepalived_conns[0].timeout <= now):
             self._drop(self.keepalived_conns.popleft())
+        # Not where the lack is met: the poller may be about to tell of the connection that would end.
+        if self._no_descriptor or self.nr_conns >= self.worker_connections:
+            self._no_descriptor = False
+            self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """End the connection that has been idle for longest. One whose next request has come is not idle."""
+        for conn in self.keepalived_conns:
+            if conn.timeout - self.cfg.keepalive > now - IDLE_MIN_S:
+                return
+            with suppress(OSError):
+                conn.sock.recv(1, socket.MSG_PEEK)
+                continue
+            self.keepalived_conns.remove(conn)
+            self._drop(conn)
+            return
+
+    def _leave_descriptors(self) -> None:
+        """Take no more connections than leave the room descriptors to work with."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = limit - len(os.listdir("/proc/self/fd"))
+        most = max(CONNECTIONS_MIN, int(free * _CONNECTIONS_SHARE))
+        if most < self.worker_connections:
+            self.log.warning("at most %d connections at once: only %d files may be open", most, limit)
+            self.worker_connections = most
+        # gunicorn would end who has just been served while others sit idle.
+        self.max_keepalived = self.worker_connections
 
     def murder_pending(self) -> None:
         """End heads that are past their deadline, and connections that have lingered long enough."""

@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 
 from tests.wire.raw import GET_WHO, RawConnection, head
-from tests.wire.serving import Server
+from tests.wire.serving import Server, serving
 from wire.body import set_send_timeout
-from wire.worker import RoomConnection, RoomWorker
+from wire.worker import IDLE_MIN_S, RoomConnection, RoomWorker
 
 
 @pytest.mark.parametrize("sent", [b"G", b"GET /who HTTP/1.1\r\nHo", b"GET /who HTTP/1.1\r\nHost: a\r\n"])
@@ -182,3 +182,20 @@ def test_many_connections_at_once_are_all_served(server: Server) -> None:
 def test_a_client_may_not_name_the_apps_path(raw: RawConnection) -> None:
     told = raw.ask(head("GET", "/who", "SCRIPT_NAME: /who", "PATH_INFO: /healthz"))
     assert "pid" in told.json
+
+
+def test_idle_connections_make_room_for_new_ones() -> None:
+    """Each is kept for 75 s, and used to keep everybody else out for as long."""
+    with serving("tests.wire.echo:build", connections_max=6, threads=2) as server:
+        held = [RawConnection(server.port) for _ in range(6)]
+        try:
+            assert held[0].ask(GET_WHO).status == 200
+            time.sleep(IDLE_MIN_S)
+            started = time.monotonic()
+            for _ in range(3):
+                assert server.get("/who")[0] == 200
+            assert time.monotonic() - started < 10
+            assert held[0].ask(GET_WHO).status == 200  # the one used last stays
+        finally:
+            for raw in held:
+                raw.sock.close()
