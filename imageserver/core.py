@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from chunkmaster.interface import ChunkMaster, Group, GroupTable, Member
+from chunkmaster.interface import ChunkMaster, GroupTable, Member
 from chunkserver.interface import CHUNK_BYTES_MAX, Buffer, ChunkStore
 from imageserver.counters import Counters
 from imageserver.fids import FidKeeper, FidLimits
@@ -185,13 +185,11 @@ class LocalImageStore:
             raise RangeNotSatisfiable(
                 f"bytes {offset}-{offset + view.nbytes - 1} of fid {ref.fid}, which has {ref.length}", length=ref.length
             )
-        errors: dict[str, SpeedyError] = {}
-        crc32c = self._read_any(self._table.group(ref.group_id), ref, offset, view, errors)
+        crc32c, errors = self._read_any(ref, offset, view)
         if crc32c is None and all(isinstance(error, ChunkNotFound) for error in errors.values()):
             # Also an unknown group: the table may be older than the chunk.
             self._table.refresh(whole=True)
-            errors.clear()
-            crc32c = self._read_any(self._table.group(ref.group_id), ref, offset, view, errors)
+            crc32c, errors = self._read_any(ref, offset, view)
         if crc32c is not None:
             self.counters.add(chunks_read=1, bytes_read=view.nbytes)
             return crc32c
@@ -203,11 +201,11 @@ class LocalImageStore:
         kind = ChunkDamaged if answered else ChunkUnreadable  # a member that is away may have a good one
         raise kind(f"no good copy of fid {ref.fid} in group {ref.group_id}: {told}", fid=ref.fid)
 
-    def _read_any(
-        self, group: Group | None, ref: ChunkRef, offset: int, view: memoryview, errors: dict[str, SpeedyError]
-    ) -> int | None:
-        """Try every member; the CRC-32C of `view` when one of them filled it, None when none did. `errors` gets what
-        those that did not have answered."""
+    def _read_any(self, ref: ChunkRef, offset: int, view: memoryview) -> tuple[int | None, Mapping[str, SpeedyError]]:
+        """Try every member: the CRC-32C of `view` when one of them filled it, None when none did; and by their server
+        ids what those that did not have answered."""
+        group = self._table.group(ref.group_id)
+        errors: dict[str, SpeedyError] = {}
         for member in self._in_reading_order(group.members if group is not None else (), ref.fid):
             try:
                 # In the calling thread, straight into its buffer: a second try beside a slow first one would have to
@@ -221,8 +219,8 @@ class LocalImageStore:
                 self._members.succeeded(member.server_id)
                 if errors:
                     self.counters.add(read_failovers=1)
-                return crc32c
-        return None
+                return crc32c, errors
+        return None, errors
 
     def _in_reading_order(self, members: Sequence[Member], fid: int) -> list[Member]:
         """Healthy members first; among equals the fid decides who begins, so that load spreads and caches do not
