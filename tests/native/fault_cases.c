@@ -97,34 +97,54 @@ void test_open_faults(const struct test *test)
     }
 }
 
-static void check_fail_stop(const struct test *test, enum fault_kind kind)
+static engine_store *opened_on(struct fault_io *fault, const char *directory)
 {
     engine_options options = options_of();
     engine_store *store;
     engine_error error;
-    engine_chunk before;
-    engine_chunk after;
+    CHECK(store_open_on(fault_io_table(fault), directory, &options, &store, &error) == ENGINE_OK);
+    return store;
+}
+
+/* Puts the chunk; the id of the volume that has it. */
+static uint32_t volume_of_put(engine_store *store, uint64_t fid)
+{
+    engine_chunk chunk;
+    engine_error error;
+    CHECK(put(store, fid, &error) == ENGINE_OK);
+    CHECK(engine_info(store, fid, &chunk, &error) == ENGINE_OK);
+    return chunk.volume;
+}
+
+/* The store takes the chunk, in another volume than the one that failed, and tells of that one. */
+static void check_put_elsewhere(engine_store *store, uint64_t fid, uint32_t failed)
+{
     engine_stats stats;
+    engine_error error;
+    CHECK(volume_of_put(store, fid) != failed);
+    CHECK(engine_stat(store, &stats, &error) == ENGINE_OK);
+    CHECK(stats.volumes_failed == 1 && stats.state == ENGINE_STATE_RW);
+    CHECK(get(store, fid) == ENGINE_OK);
+}
+
+static void check_fail_stop(const struct test *test, enum fault_kind kind)
+{
+    engine_error error;
     struct fault_io *fault = fault_io_new();
     empty_directory(test->directory);
-    CHECK(store_open_on(fault_io_table(fault), test->directory, &options, &store, &error) == ENGINE_OK);
-    CHECK(put(store, 1, &error) == ENGINE_OK);
-    CHECK(engine_info(store, 1, &before, &error) == ENGINE_OK);
+    engine_store *store = opened_on(fault, test->directory);
+    uint32_t failed = volume_of_put(store, 1);
     fault_io_arm(fault, kind, 1);
     CHECK(put(store, 2, &error) == ENGINE_FAILED);
     CHECK(fault_io_fired(fault));
     CHECK(get(store, 2) == ENGINE_NOT_FOUND);
     for (int round = 0; round < 2; round++) {
-        CHECK(put(store, 3, &error) == ENGINE_OK);
-        CHECK(engine_info(store, 3, &after, &error) == ENGINE_OK);
-        CHECK(after.volume != before.volume);
-        CHECK(engine_stat(store, &stats, &error) == ENGINE_OK);
-        CHECK(stats.volumes_failed == 1 && stats.state == ENGINE_STATE_RW);
-        CHECK(get(store, 1) == ENGINE_OK && get(store, 3) == ENGINE_OK);
+        check_put_elsewhere(store, 3, failed);
+        CHECK(get(store, 1) == ENGINE_OK);
         check_sums(store);
         CHECK(engine_close(store, &error) == ENGINE_OK);
         engine_free(store);
-        CHECK(store_open_on(fault_io_table(fault), test->directory, &options, &store, &error) == ENGINE_OK);
+        store = opened_on(fault, test->directory);
     }
     engine_free(store);
     fault_io_free(fault);
@@ -134,25 +154,18 @@ static void check_fail_stop(const struct test *test, enum fault_kind kind)
  * what follows it. */
 static void check_failed_opening(const struct test *test)
 {
-    engine_options options = options_of();
-    engine_store *store;
     engine_error error;
-    engine_chunk before;
-    engine_chunk after;
-    engine_stats stats;
     struct fault_io *fault = fault_io_new();
     empty_directory(test->directory);
-    CHECK(store_open_on(fault_io_table(fault), test->directory, &options, &store, &error) == ENGINE_OK);
-    CHECK(put(store, 1, &error) == ENGINE_OK);
-    CHECK(engine_info(store, 1, &before, &error) == ENGINE_OK);
+    engine_store *store = opened_on(fault, test->directory);
+    uint32_t failed = volume_of_put(store, 1);
     CHECK(engine_close(store, &error) == ENGINE_OK);
     engine_free(store);
     fault_io_arm(fault, FAULT_SYNC_ONCE, 1);
-    CHECK(store_open_on(fault_io_table(fault), test->directory, &options, &store, &error) == ENGINE_OK);
+    store = opened_on(fault, test->directory);
     CHECK(fault_io_fired(fault));
-    CHECK(engine_stat(store, &stats, &error) == ENGINE_OK && stats.volumes_failed == 1);
-    CHECK(put(store, 2, &error) == ENGINE_OK && get(store, 1) == ENGINE_OK && get(store, 2) == ENGINE_OK);
-    CHECK(engine_info(store, 2, &after, &error) == ENGINE_OK && after.volume != before.volume);
+    check_put_elsewhere(store, 2, failed);
+    CHECK(get(store, 1) == ENGINE_OK);
     engine_free(store);
     fault_io_free(fault);
 }
