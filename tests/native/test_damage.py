@@ -266,31 +266,6 @@ def test_a_corrupt_chunk_says_so_and_is_replaced_by_putting_it_again(
     assert 1 not in open_store()  # nor does the damaged copy come back
 
 
-@pytest.mark.parametrize("hole", [0, 1])
-def test_delete_records_behind_a_hole_of_their_log_still_count(
-    open_store: OpenStore, fast_directory: Path, hole: int
-) -> None:
-    engine = open_store()
-    for fid in range(1, 202):
-        put(engine, fid, b"small")
-        engine.delete(fid)
-    engine.close()
-    drop_checkpoints(fast_directory)
-    log = fast_directory / "v00000001.del"
-    content = log.read_bytes()
-    blocks = [content[at : at + 4096] for at in range(0, len(content), 4096)]
-    log.unlink()
-    for number, block in enumerate(blocks):
-        if number != hole and any(block):
-            log.touch()
-            overwrite(log, 4096 * number, block)
-    kept = b"".join(block for number, block in enumerate(blocks) if number != hole)
-    recorded = {struct.unpack_from("<Q", kept, at + 32)[0] for at in range(0, len(kept), 64)} - {0}
-    assert len(recorded) > 64
-    engine = open_store()
-    assert {chunk.fid for chunk in engine.iterate()} == set(range(1, 202)) - recorded
-
-
 def rewrite_header(path: Path, offset: int, change: Callable[[bytearray], None]) -> None:
     """Changes a needle's header and gives it a valid CRC again."""
     with path.open("r+b") as file:
@@ -505,23 +480,3 @@ def test_a_newer_format_and_a_damaged_identity_are_refused(open_store: OpenStore
         open_store()
     disk.write_bytes(good)
     open_store().close()
-
-
-def test_volumes_without_an_identity_are_not_taken_over(open_store: OpenStore, fast_directory: Path) -> None:
-    engine = open_store()
-    put(engine, 1, b"x")
-    engine.close()
-    (fast_directory / "DISK").unlink()
-    with pytest.raises(StoreMismatch, match="DISK"):
-        open_store()
-
-
-def test_unknown_files_are_counted_and_unfinished_ones_removed(open_store: OpenStore, fast_directory: Path) -> None:
-    open_store().close()
-    (fast_directory / "notes.txt").write_text("mine")
-    (fast_directory / "v00000007.dat.tmp").write_bytes(bytes(5000))
-    (fast_directory / "v00000001.ckp.tmp").write_bytes(b"half")
-    engine = open_store()
-    assert engine.stat().unknown_files == 1
-    assert (fast_directory / "notes.txt").read_text() == "mine"
-    assert not list(fast_directory.glob("*.tmp"))
