@@ -50,11 +50,12 @@ class WriteOutcome:
 
 
 class Replicator:
-    """Thread-safe; owns a bounded number of threads, which start when they are needed."""
+    """Thread-safe; owns a bounded number of threads, of which all but one start when they are needed."""
 
     def __init__(self, members: MemberBook, threads_max: int) -> None:
         self._members = members
         self._executor = WorkerThreads(threads_max, thread_name_prefix="replica")
+        self._executor.start_one()
         self._cleanups = threading.BoundedSemaphore(CLEANUPS_MAX)
 
     def close(self) -> None:

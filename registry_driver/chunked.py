@@ -113,6 +113,7 @@ class ChunkedDriver:
 
     def _owned(self, threads_max: int, name: str) -> ThreadPoolExecutor:
         executor = WorkerThreads(threads_max, thread_name_prefix=name)
+        executor.start_one()
         self._own.append(executor)
         return executor
 

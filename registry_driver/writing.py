@@ -184,14 +184,14 @@ class StreamWriter:
             try:
                 self._lane.add(payload, partial(self._hashed, chunk))
             except RuntimeError as error:
-                self._hashed(chunk, None, Unavailable(f"the driver is closing: {error}"))
+                self._hashed(chunk, None, Unavailable(f"no thread takes the chunk: {error}"))
         if last:
             self._store(chunk)
             return
         try:
             self._executor.submit(run_in_context(self._store), chunk)
         except RuntimeError as error:
-            self._part_done(chunk, Unavailable(f"the driver is closing: {error}"))
+            self._part_done(chunk, Unavailable(f"no thread takes the chunk: {error}"))
 
     # -- the two parts of a chunk, in their threads ----------------------------------------------------------------
     def _store(self, chunk: _Chunk) -> None:

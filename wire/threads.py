@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from wire.memory import FIRST_THREAD_LEAVES_BYTES, STACK_BYTES, THREADS_LEAVE_BYTES, has_room
 
@@ -13,6 +14,12 @@ class WorkerThreads(ThreadPoolExecutor):
     The standard one raises when a thread cannot be started, and leaves the work in its queue: a thread that becomes
     free does it later, when the caller has long taken back the buffers that the work uses.
     """
+
+    def start_one(self) -> None:
+        """Have a thread from now on, so that work which comes when no more can be had is late, and not refused: other
+        pools keep what they took. Where none is to be had now, the first work asks again. To be called after a fork."""
+        with suppress(RuntimeError):
+            self.submit(int)
 
     def _adjust_thread_count(self) -> None:
         if self._idle_semaphore.acquire(timeout=0):

@@ -167,10 +167,8 @@ class RoomWorker(ThreadWorker):  # type: ignore[misc]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked by the arbiter around the fork
 
     def run(self) -> None:
-        # One thread each from the start: what comes when no more can be had is then late, and not refused.
         for pool in (self.open_pool, self.tpool):
-            with suppress(RuntimeError):
-                pool.submit(int)
+            pool.start_one()
         self._leave_descriptors()
         super().run()
         self._end_stragglers()

@@ -16,6 +16,7 @@ from native.digest import Digest
 from native.engine import EngineOptions
 from registry_driver.chunked import ChunkedDriver, DriverLimits
 from tests.imageserver.cluster import MemoryChunkMaster
+from tests.wire.no_threads import no_more_threads
 from wire.buffers import BufferPool
 from wire.errors import ChunkUnreadable
 
@@ -62,6 +63,14 @@ def test_a_layer_goes_to_every_engine_and_comes_back(setup: Setup) -> None:
     assert setup.driver.delete_fragments(progress.fragments) == []
     for store in setup.stores.values():
         assert store.list_chunks() == []
+
+
+def test_a_layer_goes_and_comes_when_other_pools_have_taken_all_threads(setup: Setup) -> None:
+    data = random.Random(3).randbytes(5 * MIB)
+    with no_more_threads():
+        progress = setup.driver.write_stream(BytesIO(data), offset=0, digest=Digest("sha256"), record=lambda _: None)
+        got = b"".join(bytes(view) for view in setup.driver.read_stream(progress.fragments, 0, len(data)))
+    assert got == data
 
 
 @pytest.mark.parametrize("whole", [True, False])

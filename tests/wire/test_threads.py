@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
+from tests.wire.no_threads import no_more_threads
 from wire.threads import WorkerThreads
-
-#: no machine has room for such a stack: the kernel refuses the thread
-_STACK_BYTES = 1 << 46
-
-
-@contextmanager
-def no_more_threads() -> Iterator[None]:
-    before = threading.stack_size(_STACK_BYTES)
-    try:
-        yield
-    finally:
-        threading.stack_size(before)
 
 
 def test_work_is_done_by_the_threads_there_are_when_no_more_can_be_started() -> None:
@@ -38,6 +25,20 @@ def test_work_is_done_by_the_threads_there_are_when_no_more_can_be_started() -> 
         go_on.set()
         first.result(10.0)
         assert len({task.result(10.0) for task in later}) == 1
+
+
+def test_a_pool_that_has_begun_refuses_nothing() -> None:
+    with WorkerThreads(4) as threads:
+        threads.start_one()
+        with no_more_threads():
+            assert [threads.submit(int).result(10.0) for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_pool_that_could_not_begin_does_so_with_its_first_work() -> None:
+    with WorkerThreads(4) as threads:
+        with no_more_threads():
+            threads.start_one()
+        assert threads.submit(int).result(10.0) == 0
 
 
 def test_work_that_was_refused_is_never_done() -> None:
