@@ -19,7 +19,7 @@ from imageserver.interface import ChunkRef
 from native.checksum import crc32c
 from tests.chunkmaster.rooms import KEY, free_port
 from tests.imageserver.waiting import wait_until
-from tests.wire.serving import Server, is_ready, start, stop
+from tests.wire.serving import Server, freeze, is_ready, start, stop
 from wire.errors import NoGroupAvailable, SpeedyError, Unavailable
 
 PAYLOAD = bytes(range(256)) * 8192  # 2 MiB
@@ -115,7 +115,7 @@ def test_a_cluster_of_processes_through_the_loss_of_each_of_its_parts(cluster: C
         put(cluster.images)
 
     # a ChunkServer hangs, another one dies: the third one serves every chunk
-    os.kill(cluster.chunkservers[0].worker_pid, signal.SIGSTOP)
+    freeze(cluster.chunkservers[0].worker_pid)
     try:
         cluster.chunkservers[1].stop(signal.SIGKILL)
         assert all(read(cluster.images, ref) == PAYLOAD for ref in refs)

@@ -148,6 +148,17 @@ def wait_until(condition: Any, timeout_s: float, what: str) -> None:
         time.sleep(0.02)
 
 
+def freeze(pid: int) -> None:
+    """SIGSTOP to a process; returns when all its threads stand still, which is a little after the signal was sent."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_until(
+        lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] in "Tt" for task in tasks.iterdir()),
+        10.0,
+        f"the stop of process {pid}",
+    )
+
+
 def main(task: dict[str, Any]) -> int:
     """The server's process."""
     logs.configure("debug" if task["options"].pop("debug", False) else "info", "text")

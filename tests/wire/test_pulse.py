@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.wire.echo import SECRET, pattern
-from tests.wire.serving import Server, serving, wait_until
+from tests.wire.serving import Server, freeze, serving, wait_until
 from wire.auth import ClusterKey
 from wire.errors import DeadlineExceeded
 from wire.http import ServiceClient
@@ -35,7 +35,7 @@ def own_server() -> Iterator[Server]:
 @contextmanager
 def stopped(server: Server) -> Iterator[None]:
     pid = server.worker_pid
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         yield
     finally:

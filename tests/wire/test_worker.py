@@ -4,13 +4,16 @@ import logging
 import socket
 import time
 from contextlib import suppress
+from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
+from gunicorn.http.unreader import SocketUnreader
 
 from tests.wire.raw import GET_WHO, RawConnection, head
 from tests.wire.serving import Server, serving
 from wire.body import set_send_timeout
-from wire.worker import IDLE_MIN_S, RoomConnection, RoomWorker
+from wire.worker import IDLE_MIN_S, NEXT_S, RoomConnection, RoomWorker
 
 
 @pytest.mark.parametrize("sent", [b"G", b"GET /who HTTP/1.1\r\nHo", b"GET /who HTTP/1.1\r\nHost: a\r\n"])
@@ -50,6 +53,64 @@ def test_half_sent_heads_and_idle_connections_hold_no_thread(hasty_server: Serve
     finally:
         for raw in held:
             raw.sock.close()
+
+
+@pytest.mark.parametrize("sent", [b"G", b"GET /who HTTP/1.1\r\nHost: a\r\n"])
+def test_a_half_sent_head_behind_an_answer_has_a_deadline_too(hasty_server: Server, sent: bytes) -> None:
+    for pause_s in (0.0, 10 * NEXT_S):  # while the thread still looks for it, and afterwards
+        with RawConnection(hasty_server.port) as raw:
+            assert raw.ask(GET_WHO).status == 200
+            time.sleep(pause_s)
+            started = time.monotonic()
+            assert raw.ask(sent).status == 408
+            assert 0.9 < time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("sent", "waiting", "buffered", "goes_on"),
+    [
+        (GET_WHO, 0, b"", True),
+        (GET_WHO, 1, b"", False),  # others wait for a thread
+        (GET_WHO, 0, b"GET", False),  # the parser has the beginning of it already
+        (GET_WHO[:10], 0, b"", False),
+        (head("GET", "/healthz"), 0, b"", False),  # has threads of its own
+        (b"", 0, b"", False),  # the client has gone
+    ],
+)
+def test_a_thread_goes_on_with_a_whole_request_when_nobody_waits(
+    sent: bytes, waiting: int, buffered: bytes, goes_on: bool
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sent)
+        theirs.shutdown(socket.SHUT_WR)
+        unreader = SocketUnreader(ours)
+        unreader.unread(buffered)
+        queue: SimpleQueue[int] = SimpleQueue()
+        for number in range(waiting):
+            queue.put(number)
+        worker = SimpleNamespace(alive=True, tpool=SimpleNamespace(_work_queue=queue))
+        connection = SimpleNamespace(sock=ours, parser=SimpleNamespace(unreader=unreader))
+        assert RoomWorker._next_is_there(worker, connection) == goes_on  # type: ignore[arg-type]
+        ours.setblocking(False)
+        kept = unreader.take_buffered()
+        assert kept + ours.recv(1000) == buffered + sent, "nothing of what was sent is lost"
+
+
+def test_health_is_answered_behind_another_request_though_no_thread_is_free(hasty_server: Server) -> None:
+    held = [RawConnection(hasty_server.port) for _ in range(2)]
+    try:
+        with RawConnection(hasty_server.port) as raw:
+            assert raw.ask(GET_WHO).status == 200
+            for slow in held:
+                slow.send(head("GET", "/slow/2.0"))
+            started = time.monotonic()
+            assert raw.ask(head("GET", "/healthz")).status == 200
+            assert time.monotonic() - started < 1.9
+        assert [slow.answer().status for slow in held] == [200] * 2
+    finally:
+        for slow in held:
+            slow.sock.close()
 
 
 def test_health_answers_while_every_thread_is_busy(hasty_server: Server) -> None:
