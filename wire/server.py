@@ -199,6 +199,10 @@ class _RoomArbiter(Arbiter):  # type: ignore[misc]
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             super().spawn_worker()
+        except OSError as error:  # no process is to be had; gunicorn would end, and take the listening socket along
+            if os.getpid() != self.pid:
+                raise
+            log.error("cannot start a worker, trying again: %s", error.strerror or error)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 

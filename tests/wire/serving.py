@@ -9,6 +9,7 @@ in another process. It is ready when /readyz answers 200. Its log goes to a file
 
 from __future__ import annotations
 
+import errno
 import http.client
 import importlib
 import json
@@ -162,6 +163,7 @@ def freeze(pid: int) -> None:
 def main(task: dict[str, Any]) -> int:
     """The server's process."""
     logs.configure("debug" if task["options"].pop("debug", False) else "info", "text")
+    _fail_forks(task["options"].pop("forks_fail", 0))
     module, _, function = task["build"].partition(":")
     port_path = Path(task["port"])
 
@@ -174,6 +176,20 @@ def main(task: dict[str, Any]) -> int:
         lambda: getattr(importlib.import_module(module), function)(**task["arguments"]),
         **{"host": "127.0.0.1", "port": 0, "name": "test", "on_listening": listening, **task["options"]},
     )
+
+
+def _fail_forks(count: int) -> None:
+    """The first `count` of them, as at a limit of processes."""
+    real, left = os.fork, count
+
+    def fork() -> int:
+        nonlocal left
+        if left == 0:
+            return real()
+        left -= 1
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    os.fork = fork
 
 
 if __name__ == "__main__":

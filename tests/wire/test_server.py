@@ -35,6 +35,13 @@ def test_a_worker_ends_at_once_when_its_arbiter_is_killed() -> None:
         wait_until(lambda: not listens(server), 2.0, "the port's end")  # its threads' ends may follow its own
 
 
+def test_a_worker_that_cannot_be_started_is_tried_again() -> None:
+    with serving(ECHO, forks_fail=2) as server:
+        assert server.get("/who")[0] == 200
+        assert server.log.count("cannot start a worker, trying again") == 2
+        assert server.stop() == 0
+
+
 def test_a_worker_that_is_killed_is_replaced() -> None:
     with serving(ECHO) as server:
         first = server.worker_pid
