@@ -120,7 +120,11 @@ def _load(body: bytes) -> dict[str, Any]:
             # Half a pair is no character: it could be neither stored nor told again, and every reader makes something
             # else of it. A whole pair passes.
             json.dumps(document, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as exc:  # ValueError: garbage, wrong encoding, numbers of thousands of digits
+    except json.JSONDecodeError as exc:
+        raise ManifestInvalid(f"not a JSON document: {exc.msg} (line {exc.lineno}, column {exc.colno})") from exc
+    except UnicodeError as exc:
+        raise ManifestInvalid("not a JSON document: its text is not UTF-8") from exc
+    except (ValueError, RecursionError) as exc:  # ValueError: numbers of thousands of digits, NaN
         raise ManifestInvalid(f"not a JSON document: {type(exc).__name__}") from exc
     if not isinstance(document, dict):
         _refuse("a manifest is a JSON object")

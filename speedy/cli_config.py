@@ -47,6 +47,5 @@ def check(config_file: Path | None) -> None:
     """Check the settings; all mistakes are told at once, and then the status is 1."""
     settings = read_settings(config_file)
     files = {origin.name for origin in settings.origins.values() if origin.kind == "file"}
-    click.echo(
-        f"The settings are good ({', '.join(sorted(files)) or 'no file'}; {len(settings.origins)} are not defaults)."
-    )
+    changed = f"{len(settings.origins)} set, the others default" if settings.origins else "all default"
+    click.echo(f"The settings are good ({', '.join(sorted(files)) or 'no file'}; {changed}).")

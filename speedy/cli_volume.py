@@ -55,7 +55,7 @@ def volume() -> None:
     """The volumes of a ChunkServer: files of many chunks each."""
 
 
-@volume.command("ls")
+@volume.command("ls", short_help="List the volumes: state, size, and what of it is live.")
 @_everywhere
 def list_volumes(data: Path | None, url: str | None, config_file: Path | None, as_json: bool) -> None:
     """List the volumes: state, size, and how much of it is live, dead, padding and free."""
@@ -73,7 +73,7 @@ def list_volumes(data: Path | None, url: str | None, config_file: Path | None, a
     print_rows(["volume", "state"], ["chunks", "size", "live", "dead", "pad", "free", "live share"], rows)
 
 
-@volume.command()
+@volume.command(short_help="Show the live chunks of a volume.")
 @click.argument("number", type=click.IntRange(1), metavar="VOLUME")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="Chunks to show.")
 @_everywhere
@@ -100,7 +100,7 @@ def show(  # noqa: PLR0917 - click names them
     print_rows(["created (UTC)", "crc32c"], ["fid", "offset", "length"], rows)
 
 
-@volume.command()
+@volume.command(short_help="Read and verify everything, or these volumes; write nothing.")
 @_volumes_argument
 @_rate_option
 @_everywhere
@@ -129,7 +129,7 @@ def verify(  # noqa: PLR0917 - click names them
         raise SystemExit(1)
 
 
-@volume.command()
+@volume.command(short_help="Write the bytes of a chunk to standard output.")
 @click.argument("fid", type=click.IntRange(1))
 @_everywhere
 def dump(fid: int, data: Path | None, url: str | None, config_file: Path | None, as_json: bool) -> None:
@@ -145,7 +145,7 @@ def dump(fid: int, data: Path | None, url: str | None, config_file: Path | None,
     sys.stdout.buffer.flush()
 
 
-@volume.command()
+@volume.command(short_help="Scrub now: verify everything, as the server does by itself.")
 @click.option("--fresh", is_flag=True, help="Begin a new round, even if one is under way.")
 @_rate_option
 @_everywhere
@@ -172,7 +172,7 @@ def scrub(  # noqa: PLR0917 - click names them
         raise SystemExit(1)
 
 
-@volume.command()
+@volume.command(short_help="Give the space of deleted chunks back now.")
 @_volumes_argument
 @click.option(
     "--below", type=click.FloatRange(0, 1, min_open=True),
@@ -238,6 +238,7 @@ def _report(as_json: Any, checked: int, damaged: int, damage: Sequence[Damage]) 
             for one in damage
         ]
         print_rows(["damage"], ["fid", "volume", "offset", "length"], rows)
+        click.echo()
     more = f" ({damaged - len(damage)} are not listed)" if damaged > len(damage) else ""
     click.echo(f"{checked} chunks were checked; damaged places: {damaged or 'none'}{more}.")
 

@@ -72,7 +72,8 @@ def _duration(seconds: float) -> str:
 
 
 def print_processes(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
-    """Rows of name, address, process id, state, reason."""
+    """Rows of name, address, process id, state, reason; an empty line parts them from the groups."""
+    from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -83,6 +84,7 @@ def print_processes(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
         cells = [escape(name), escape(address), *([pid] if with_pid else []), f"[{style}]{state}[/]", escape(reason)]
         shown.add_row(*cells)
     _print_whole(shown)
+    Console().print()
 
 
 def print_rows(left: Sequence[str], right: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -108,7 +110,6 @@ def _print_whole(shown: Table) -> None:
     with console.capture() as captured:
         console.print(shown, soft_wrap=True)
     console.file.writelines(_BLANK_END.sub(r"\1", line) + "\n" for line in captured.get().splitlines())
-    console.print()
 
 
 def size(count: int) -> str:

@@ -29,7 +29,8 @@ _SHOWN_MAX = 80
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake. `given` is the value as it was written ("" when the mistake is the key itself)."""
+    """One mistake. `given` is the value as it was written ("" when the mistake is the key itself); `key` is "" when
+    the mistake is the file."""
 
     key: str
     origin: Origin
@@ -37,6 +38,8 @@ class Problem:
     allowed: str
 
     def __str__(self) -> str:
+        if not self.key:
+            return f"{self.origin}: {self.allowed}"
         given = f" = {self.given}" if self.given else ""
         return f"{self.key}{given} ({self.origin}): {self.allowed}"
 
@@ -131,14 +134,14 @@ def _read_file(path: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]
         with path.open("rb") as file:
             raw = file.read(FILE_BYTES_MAX + 1)
         if len(raw) > FILE_BYTES_MAX:
-            problems.append(Problem("the file", origin, "", f"is larger than {FILE_BYTES_MAX} bytes"))
+            problems.append(Problem("", origin, "", f"is larger than {FILE_BYTES_MAX} bytes"))
             return
         tree = tomllib.loads(raw.decode())
     except OSError as exc:
-        problems.append(Problem("the file", origin, "", f"cannot be read: {exc.strerror}"))
+        problems.append(Problem("", origin, "", f"cannot be read: {exc.strerror}"))
         return
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        problems.append(Problem("the file", origin, "", f"is not TOML: {exc}"))
+        problems.append(Problem("", origin, "", f"is not TOML: {exc}"))
         return
     known = _known()
     for section, table in tree.items():

@@ -198,7 +198,7 @@ class Name:
 class Listen:
     @property
     def allowed(self) -> str:
-        return 'HOST:PORT, for example "127.0.0.1:5000" or "[::1]:5000"'
+        return 'HOST:PORT with a port up to 65535, for example "127.0.0.1:5000" or "[::1]:5000"'
 
     def parse(self, raw: Any, base: Path) -> Address:
         if not isinstance(raw, str):

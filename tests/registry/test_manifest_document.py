@@ -203,3 +203,12 @@ def test_sizes_are_told_of_blobs_and_must_not_contradict_each_other() -> None:
     document["layers"][1]["size"] = 6
     with pytest.raises(ManifestInvalid, match="elsewhere"):
         parse_manifest(encoded(document), OCI_MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [(b"{garbage", r"\(line 1, column 2\)"), (b"", r"\(line 1, column 1\)"), (b'{"a":"\xff"}', "UTF-8")],
+)
+def test_a_body_that_is_no_json_is_told_what_is_wrong_with_it(body: bytes, why: str) -> None:
+    with pytest.raises(ManifestInvalid, match=f"not a JSON document: .*{why}"):
+        parse_manifest(body, OCI_MANIFEST)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from chunkmaster.interface import Group, GroupTable, Member
-from speedy.tables import _duration, print_groups, print_processes
+from speedy.tables import _duration, print_groups, print_processes, print_rows
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +59,8 @@ def test_no_line_has_blanks_behind_it_that_a_narrow_terminal_would_wrap(capsys: 
     lines = capsys.readouterr().out.splitlines()
     assert lines == [line.rstrip() for line in lines]
     assert len(lines) == 4
+
+
+def test_a_table_has_as_many_lines_as_rows_and_its_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(["name"], ["size"], [["a", "1"], ["b", "2"]])
+    assert len(capsys.readouterr().out.split("\n")) == 1 + 2 + 1

@@ -104,7 +104,7 @@ def test_a_file_that_is_not_toml_is_one_mistake(tmp_path: Path, text: str) -> No
     path = tmp_path / "x.toml"
     path.write_bytes(text.encode("latin-1"))
     (problem,) = problems_of(path)
-    assert "is not TOML" in problem
+    assert problem.startswith(f"file {path}: is not TOML")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
