@@ -306,11 +306,17 @@ class Disks:
             except EngineError as exc:
                 errors.append(exc)
 
-        threads = [threading.Thread(target=close, args=(disk,), name="close", daemon=True) for disk in self._disks]
-        for thread in threads:
-            thread.start()
+        closing: list[tuple[Disk, threading.Thread]] = []
+        for disk in self._disks:
+            thread = threading.Thread(target=close, args=(disk,), name="close", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                close(disk)  # no thread to be had: one after the other
+            else:
+                closing.append((disk, thread))
         deadline_s = time.monotonic() + CLOSE_WAIT_S
-        for disk, thread in zip(self._disks, threads, strict=True):
+        for disk, thread in closing:
             thread.join(max(0.0, deadline_s - time.monotonic()))
             if thread.is_alive():
                 errors.append(StoreFailed(f"{disk.path}: not closed within {CLOSE_WAIT_S:g} s"))

@@ -30,6 +30,7 @@ from tests.chunkserver.rooms import (
 )
 from tests.disks import TwoDisks, small_disk
 from tests.wire.serving import wait_until
+from tests.wire.test_threads import no_more_threads
 from wire.errors import ChunkConflict, ChunkNotFound, ChunkUnreadable, Conflict, Overloaded, StorageFull, Unavailable
 
 COUNT = 60
@@ -311,6 +312,17 @@ def test_a_disk_that_hangs_holds_up_only_what_is_on_it(
             elif fid <= COUNT or fid > 1000:
                 check(store, fid)
         store.close()
+
+
+def test_disks_are_closed_also_when_no_thread_is_to_be_had(open_store: OpenStore, tmp_path: Path) -> None:
+    disks = [tmp_path / name for name in ("a", "b")]
+    store = open_store(*disks)
+    put(store, 1)
+    with no_more_threads():
+        store.close()
+    store = open_store(*disks)  # refused while somebody has them open
+    check(store, 1)
+    store.close()
 
 
 def test_calls_for_a_chunk_wait_no_longer_than_for_a_disk_when_one_of_them_hangs(
