@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
@@ -193,9 +194,11 @@ def test_a_full_disk_leaves_its_share_to_the_others(open_store: OpenStore, tmp_p
         assert on_disks.count(2) * len(payload) > 8 * MIB
         assert on_disks.count(1) * len(payload) > 120 * MIB
 
+        further = itertools.count(fid)
+
         def is_full() -> bool:  # a refusal may rest on room that the engine gives back a moment later
             with suppress(StorageFull):
-                store.put(fid, payload, crc32c(payload))
+                store.put(next(further), payload, crc32c(payload))
             return store.stat().state == "ro_full"
 
         wait_until(is_full, WAIT_S, "a full store")
