@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
+import requests
 
+from chunkmaster.interface import Member
 from speedy.options import config_option, json_option, read_settings
 from speedy.reach import reach_master
 from speedy.tables import print_groups, table_as_json
 from wire.values import to_json
+
+#: how long a new member may take to answer
+_ASK_S = 2.0
 
 
 @click.group(short_help="Add groups of ChunkServers, or list them.")
@@ -39,6 +45,26 @@ def add(members: tuple[str, ...], config_file: Path | None, as_json: bool) -> No
         click.echo(json.dumps(to_json(added), indent=1))
     else:
         click.echo(f"Group {added.group_id} has the members {', '.join(member.server_id for member in added.members)}.")
+    silent = _silent(added.members)
+    if silent:
+        click.echo(
+            f"Warning: nothing answers from here at {', '.join(silent)}. No chunk lands in the group before all its "
+            "members have reported to the ChunkMaster; `speedy group list` shows them.",
+            err=True,
+        )
+
+
+def _silent(members: Iterable[Member]) -> list[str]:
+    """Addresses where no server is to be reached from this machine, which need not be in the members' network."""
+    silent = []
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy for the world outside knows nothing of a cluster
+        for member in members:
+            try:
+                session.get(f"{member.url}/healthz", timeout=_ASK_S).close()
+            except requests.RequestException:
+                silent.append(member.url)
+    return silent
 
 
 @group.command("list")

@@ -50,7 +50,7 @@ def test_a_cluster_comes_up_grows_by_a_command_and_goes_down(data: Path) -> None
     assert [group["members"][0]["server_id"] for group in groups] == ["chunkserver-1-1", "chunkserver-2-1"]
     member = groups[0]["members"][0]
     again = speedy("group", "add", f"{member['server_id']}={member['url']}", "--config", config)
-    assert (again.returncode, "Group 1 " in again.stdout) == (0, True), again.stderr
+    assert (again.returncode, "Group 1 " in again.stdout, again.stderr) == (0, True, "")
     mixed = speedy("group", "add", f"{member['server_id']}={member['url']}", "x=http://127.0.0.1:1", "--config", config)
     assert mixed.returncode == 1
     assert "chunkserver-1-1" in mixed.stderr
@@ -62,6 +62,10 @@ def test_a_cluster_comes_up_grows_by_a_command_and_goes_down(data: Path) -> None
     assert f"speedy cluster up --data {data}" in told.stderr
     assert speedy("cluster", "up", "--data", str(data), timeout_s=120).returncode == 0
     assert Pusher(plan.of("registry")[0].url).pull_image("a", "v") == digest
+
+    mistyped = speedy("group", "add", "x=http://127.0.0.1:1", "--config", config)
+    assert (mistyped.returncode, "Group 3 " in mistyped.stdout) == (0, True), mistyped.stderr
+    assert "nothing answers from here at http://127.0.0.1:1." in mistyped.stderr
 
 
 def test_a_process_that_cannot_start_is_shown_with_the_end_of_its_log(data: Path) -> None:
