@@ -14,13 +14,15 @@ BUILD_TIMEOUT_S = 240.0
 WRAPPED = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc", "pthread_create")]
 
 
-def build(target: Path, sources: Sequence[Path], *flags: str, compiler: str = "gcc") -> Path:
-    """Compiles ``sources`` and the engine to the program ``target``, warnings as errors; the test does not run where
-    the compiler lacks a sanitizer that ``flags`` ask for."""
+def build(
+    target: Path, sources: Sequence[Path], *flags: str, compiler: str = "gcc", with_isal: bool | None = None
+) -> Path:
+    """Compiles ``sources`` and the engine to the program ``target``, warnings as errors, with ISA-L where it is
+    installed (None); the test does not run where the compiler lacks a sanitizer that ``flags`` ask for."""
     command = [compiler, "-std=c11", "-g", "-D_GNU_SOURCE", "-DOPENSSL_API_COMPAT=0x10100000L"]
     command += ["-Wall", "-Wextra", "-Wconversion", "-Werror", *flags]
     libraries = ["-lcrypto", "-lpthread"]
-    if build_engine.has_isal():
+    if build_engine.has_isal() if with_isal is None else with_isal:
         command.append("-DSPEEDY_HAVE_ISAL")
         libraries.append("-lisal")
     command += [f"-I{folder}" for folder in (ROOT / "native" / "include", ROOT / "native" / "src", TESTS)]

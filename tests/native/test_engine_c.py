@@ -68,3 +68,16 @@ def test_short_cases_are_clean_under_valgrind(tmp_path: Path, fast_directory: Pa
         store.mkdir()
         command = [valgrind, "--quiet", "--leak-check=full", "--error-exitcode=9", program, case, store, STRIDE]
         run(command, RUN_TIMEOUT_S)
+
+
+@pytest.mark.parametrize(("compiler", "with_isal"), [("gcc", False), ("clang", True), ("clang", False)])
+def test_every_compiler_builds_an_engine_that_holds(
+    tmp_path: Path, fast_directory: Path, compiler: str, with_isal: bool
+) -> None:
+    """The other tests build by gcc, with ISA-L."""
+    path = str(needs.program(compiler))
+    program = build(tmp_path / "test", sorted(TESTS.glob("*.c")), "-O2", *WRAPPED, compiler=path, with_isal=with_isal)
+    for case in SHORT:
+        store = fast_directory / case
+        store.mkdir()
+        run([program, case, store, STRIDE], RUN_TIMEOUT_S)
