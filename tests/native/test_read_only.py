@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from native.checksum import crc32c
 from native.engine import Engine
 from native.errors import EngineError, StoreLocked, StoreMismatch
 
-from .conftest import MIB, OpenStore
+from .conftest import CLUSTER_ID, MIB, OpenStore
 
 
 def put(engine: Engine, fid: int, payload: bytes) -> None:
@@ -39,16 +41,28 @@ def left_clean(engine: Engine, directory: Path) -> None:
     engine.close()
 
 
+#: stores and deletes a chunk more, and ends as by kill -9
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from native.checksum import crc32c
+from native.engine import Engine, EngineOptions
+
+size = 1 << 20
+options = EngineOptions(cluster_id=sys.argv[2], volume_size_first=size, volume_size_max=size, reserve_bytes=0)
+engine = Engine.open(Path(sys.argv[1]), options)
+payload = os.urandom(20_000)
+engine.put(1000, payload, crc32c(payload))
+assert engine.delete(1000)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def left_by_a_kill(engine: Engine, directory: Path) -> None:
-    """As a process that was killed leaves it: a copy that was taken while the store was open."""
-    copy = directory.with_name(directory.name + "-copy")
-    shutil.copytree(directory, copy)
     engine.close()
-    for path in directory.iterdir():
-        path.unlink()
-    for path in copy.iterdir():
-        shutil.copy2(path, directory / path.name)
-    shutil.rmtree(copy)
+    command = [sys.executable, "-c", _KILLED, directory, CLUSTER_ID]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def left_without_checkpoints(engine: Engine, directory: Path) -> None:
