@@ -14,6 +14,24 @@ MIB = 1 << 20
 
 OpenStore = Callable[..., Engine]
 
+COPIES_MAX = 20
+
+
+def copy_running_store(directory: Path, copy: Path) -> None:
+    """The files as a process that is killed now would leave them; once more where the engine has made, renamed or
+    removed one meanwhile."""
+    for left in reversed(range(COPIES_MAX)):
+        names = sorted(path.name for path in directory.iterdir())
+        try:
+            shutil.copytree(directory, copy)
+            if names == sorted(path.name for path in directory.iterdir()):
+                return
+        except (shutil.Error, OSError):
+            if left == 0:
+                raise
+        shutil.rmtree(copy, ignore_errors=True)
+    raise AssertionError(f"the names in {directory} kept changing")
+
 
 @pytest.fixture
 def fast_directory(tmp_path: Path) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from native.engine import Engine, EngineOptions
 from native.errors import ChunkExists, ChunkNotFound
 
 from . import oracle
-from .conftest import CLUSTER_ID, MIB
+from .conftest import CLUSTER_ID, MIB, copy_running_store
 
 EXAMPLES = int(os.environ.get("SPEEDY_ORACLE_EXAMPLES", "100"))
 STEPS = 40
@@ -162,7 +162,7 @@ class StoreBesideDict(RuleBasedStateMachine):
         """What a killed process leaves is its files as they are."""
         self.copies += 1
         copy = self.base / str(self.copies)
-        shutil.copytree(self.directory, copy)
+        copy_running_store(self.directory, copy)
         self.engine.close()
         shutil.rmtree(self.directory)
         self.directory = copy

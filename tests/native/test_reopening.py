@@ -1,13 +1,12 @@
 """Opening a store of very many chunks: room for them is made first, and several threads take large checkpoints in."""
 
 import os
-import shutil
 from pathlib import Path
 
 from native.checksum import crc32c
 from native.engine import Engine
 
-from .conftest import MIB, OpenStore
+from .conftest import MIB, OpenStore, copy_running_store
 
 CHUNKS = 240_000  # more than two threads' worth in one volume
 AT_ONCE = 4000
@@ -32,7 +31,7 @@ def test_every_chunk_of_large_checkpoints_is_found_again_and_no_deleted_one(
     expected, before = contents(engine), engine.stat()
     assert len(expected) == CHUNKS - len(range(7, CHUNKS, 1000))
     copy = tmp_path / "copy"
-    shutil.copytree(fast_directory, copy)
+    copy_running_store(fast_directory, copy)
     again = open_store(copy, **large)
     assert contents(again) == expected
     after = again.stat()

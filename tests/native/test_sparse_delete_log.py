@@ -17,7 +17,7 @@ from tests import needs
 from tests.disks import mounted, overlay, run
 
 from . import oracle
-from .conftest import MIB, OpenStore
+from .conftest import MIB, OpenStore, copy_running_store
 
 KIB, BLOCK = 1024, 4096
 CHUNKS = 700
@@ -102,7 +102,7 @@ def test_no_record_is_missed_wherever_the_holes_of_the_log_are(disk: Path, open_
     assert LAST + KIB < written <= END
     for name, log in LOGS.items():
         copy = disk / "copy"
-        shutil.copytree(made, copy)
+        copy_running_store(made, copy)
         log.write(copy / "v00000001.del", content)
         check(copy, open_store, name)
         shutil.rmtree(copy)
@@ -118,7 +118,7 @@ def check(copy: Path, open_store: OpenStore, name: str) -> None:
         assert engine.delete(fid)
     # As it lies there now: closing writes a checkpoint, which knows by itself.
     again = copy.with_name("again")
-    shutil.copytree(copy, again)
+    copy_running_store(copy, again)
     engine.close()
     assert set(oracle.read_store(again).live) == expected - set(later), name
     reopened = open_store(again)
