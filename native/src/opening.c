@@ -254,7 +254,7 @@ static void choose_active(engine_store *store)
 }
 
 /* The copy of a chunk that is given up for the other, or NULL for none. A volume in quarantine has lost bytes that it had:
- * the one that won is read then, and if it is not whole the other takes its place. */
+ * the one that won is read then, and if it is not whole but the other is, that takes its place. */
 static const struct chunk_place *given_up(engine_store *store, const struct chunk_place *loser,
                                           struct chunk_place *winner)
 {
@@ -265,9 +265,13 @@ static const struct chunk_place *given_up(engine_store *store, const struct chun
         return loser;
     if (!chunk_index_move(store->index, winner, loser))
         return NULL;
+    if (reader_verify(store, loser->fid, &ignored) != ENGINE_OK) {
+        (void)chunk_index_move(store->index, loser, winner); /* a third copy is held against the same one */
+        return NULL;
+    }
     filling_unbook(store, winner);
     filling_book(store, loser);
-    return reader_verify(store, loser->fid, &ignored) == ENGINE_OK ? winner : NULL;
+    return winner;
 }
 
 static void bury_losers(engine_store *store, const struct loser_list *losers)

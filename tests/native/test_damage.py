@@ -463,6 +463,33 @@ def test_no_copy_is_given_up_for_one_that_a_volume_in_quarantine_has_lost(
     assert get(open_store(), 1) is None
 
 
+def test_of_three_copies_the_one_that_is_whole_stays(
+    open_store: OpenStore, fast_directory: Path, hidden_volume: Path
+) -> None:
+    volumes = [fast_directory / f"v0000000{number}.dat" for number in (1, 2, 3)]
+    waiting = [hidden_volume, hidden_volume.with_name(hidden_volume.name + "-2")]
+    for path in (waiting[1], None):
+        engine = open_store()
+        put(engine, 1, b"one")
+        put(engine, 3 if path else 4, b"x" * 100_000)
+        again = engine.info(1)
+        engine.close()
+        if path is not None:
+            shutil.move(volumes[1], path)
+    assert again.volume == 3
+    for path, volume in zip(waiting, volumes, strict=False):
+        shutil.move(path, volume)
+    overwrite(volumes[0], 8192, bytes(200))  # the first chunk's place
+    overwrite(volumes[2], again.offset, bytes(200))
+    os.truncate(volumes[2], again.offset + 50_000)
+    for _ in range(2):
+        engine = open_store()
+        assert get(engine, 1) == b"one"
+        assert engine.info(1).volume == 2
+        assert accounted(engine)
+        engine.close()
+
+
 def test_a_newer_format_and_a_damaged_identity_are_refused(open_store: OpenStore, fast_directory: Path) -> None:
     open_store().close()
     disk = fast_directory / "DISK"
