@@ -30,8 +30,8 @@ from tests.chunkserver.rooms import (
     put,
 )
 from tests.disks import TwoDisks, small_disk
+from tests.wire.no_threads import no_more_threads
 from tests.wire.serving import wait_until
-from tests.wire.test_threads import no_more_threads
 from wire.errors import ChunkConflict, ChunkNotFound, ChunkUnreadable, Conflict, Overloaded, StorageFull, Unavailable
 
 COUNT = 60

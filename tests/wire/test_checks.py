@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.wire.no_threads import no_more_threads
 from tests.wire.raw import RawConnection, head
 from tests.wire.serving import start, stop
-from tests.wire.test_threads import no_more_threads
 from wire.checks import CachedCheck, unless_full
 from wire.errors import InternalError, Overloaded, StorageFull, Unavailable
 
