@@ -163,7 +163,8 @@ def test_uploads_go_on_through_fifty_kills_of_whoever_serves_them(cluster: Local
         # Its space comes back meanwhile: many large layers need no large disk.
         expect(Pusher(balancer.url).send("DELETE", f"/v2/{REPOSITORY}/blobs/{layer.digest}"), 202)
     assert turn >= KILLS // KILLS_PER_UPLOAD
-    assert len(sent_again) > kills // 2, "the kills met no request"
+    # A stream is met by every kill; of small pieces many kills come after the answer.
+    assert len(sent_again) >= kills // 4, "the kills met no request"
 
 
 def test_of_two_clients_in_one_session_one_wins_and_the_other_learns_where_it_stands(

@@ -232,7 +232,10 @@ class TestOutOfOrder:
     def test_two_clients_in_one_session_cannot_mix_their_bytes(self, client: Client, repository: str) -> None:
         location = client.open_upload(repository)
         with client.socket() as slow:
-            slow.sendall(f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n0123456789".encode())
+            head = f"PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\nExpect: 100-continue\r\n\r\n"
+            slow.sendall(head.encode())
+            assert slow.recv(100).startswith(b"HTTP/1.1 100 ")  # it is being served, from where the session stood then
+            slow.sendall(b"0123456789")
             wait_until(lambda: client.send("PATCH", location, b"abc").status == 202, 5.0, "the other client's turn")
             slow.sendall(b"0123456789")
             reply = read_reply(slow)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,22 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
             raise AssertionError("two runs had one file")
         with partial.path.open("rb") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the first one holds it still
+
+
+def test_the_directory_of_what_is_on_its_way_may_go_and_come_at_any_moment(tmp_path: Path) -> None:
+    """Each blob that arrives takes the directory away when no other is on its way."""
+    layout = Layout.create(tmp_path)
+
+    def blobs(seed: int) -> None:
+        for number in range(250):
+            content = b"%d-%d" % (seed, number)
+            layout.put(digest_of(content), content, Stop())
+
+    with ThreadPoolExecutor(4) as runs:
+        for run in [runs.submit(blobs, seed) for seed in range(4)]:
+            run.result(60)
+    assert len(list((tmp_path / "blobs" / "sha256").iterdir())) == 1000
+    assert not (tmp_path / ".partial").exists()
 
 
 def test_a_sha512_digest_is_no_name_too_long_for_an_archive(tmp_path: Path) -> None:
