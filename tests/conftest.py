@@ -9,6 +9,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped] 
 from tests.postgres import PostgresServer
 
 _CLIENTS = "tests/clients/"
+_COMPOSE = "compose"
 _CONFORMANCE = "tests/conformance/"
 
 
@@ -16,10 +17,13 @@ class _Together(LoadScopeScheduling):  # type: ignore[misc]
     """Where several processes share the tests (pytest -n), those that share servers stay together.
 
     Such are the tests of one file, and all of a folder whose servers are started once for the folder: one dockerd and
-    one cluster for docker and its friends, an embedded server and a cluster for the specification's sentences.
+    one cluster for docker and its friends, an embedded server and a cluster for the specification's sentences. What
+    docker-compose.yml takes is for one of them: its images alone are minutes of work.
     """
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(_CLIENTS) and _COMPOSE in nodeid:
+            return f"{_CLIENTS}{_COMPOSE}"
         folder = next((folder for folder in (_CLIENTS, _CONFORMANCE) if nodeid.startswith(folder)), None)
         return folder or nodeid.partition("::")[0]
 
@@ -30,7 +34,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # one of several processes: what takes longest is begun first
-        items.sort(key=lambda item: not item.nodeid.startswith(_CLIENTS))
+        items.sort(key=lambda item: (not item.nodeid.startswith(_CLIENTS), _COMPOSE not in item.nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -178,7 +178,7 @@ class Layout:
     def _open_partial(self, path: Path, stop: Stop) -> BinaryIO:
         deadline_s = time.monotonic() + _PARTIAL_TIMEOUT_S
         while time.monotonic() < deadline_s:
-            with contextlib.suppress(FileExistsError):  # exist_ok asks again whether it is there, and another may end it then
+            with contextlib.suppress(FileExistsError):  # with exist_ok it looks again, and may find none
                 path.parent.mkdir()
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
