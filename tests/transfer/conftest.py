@@ -62,9 +62,12 @@ class Client:
         return done
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """As a process, which the test may kill. Its words come together on standard output."""
+        """As a process, which the test may kill. Its words come together on standard output.
+
+        Ctrl-C reaches it also where the tests run in the background of a shell, which ignores it for all below.
+        """
         return subprocess.Popen(
-            [sys.executable, "-m", "speedy", *map(str, arguments)],
+            ["env", "--default-signal=INT", sys.executable, "-m", "speedy", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
