@@ -6,7 +6,12 @@
 # Inside a container the loopback address reaches nobody, so the image listens on every address of the container; that needs
 # --insecure-anonymous as long as no access control is set up. Publish the port on 127.0.0.1 only.
 
-FROM debian:bookworm-slim AS build
+FROM debian:bookworm-slim AS base
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates libisal2 libpq5 libssl3 python3 \
+ && rm -rf /var/lib/apt/lists/*
+
+FROM base AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
         gcc libc6-dev libisal-dev libpq-dev libssl-dev python3-dev python3-venv \
@@ -30,11 +35,8 @@ COPY speedy speedy
 RUN /opt/speedy/bin/pip install --no-cache-dir --no-build-isolation --no-deps . \
  && /opt/speedy/bin/pip uninstall -y setuptools wheel pip
 
-FROM debian:bookworm-slim
-RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates libisal2 libpq5 libssl3 python3 \
- && rm -rf /var/lib/apt/lists/* \
- && groupadd --gid 10001 speedy \
+FROM base
+RUN groupadd --gid 10001 speedy \
  && useradd --uid 10001 --gid speedy --no-create-home --home-dir /var/lib/speedy --shell /usr/sbin/nologin speedy \
  && install -d -o speedy -g speedy -m 0700 /var/lib/speedy \
  && install -d -o speedy -g speedy -m 0755 /run/speedy \

@@ -11,8 +11,10 @@ RELEASE ?= bookworm
 # `clients` also installs docker, podman and skopeo for the tests that use them.
 TEST_PACKAGES ?= test
 
-# Many tests wait for disks and processes; see tests/conftest.py for what stays together. ARGS=-n0: one at a time.
-PYTEST_PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadscope --no-loadscope-reorder --durations=15
+# Tests wait for disks and processes: one more than there are processors keeps these busy. tests/conftest.py says what
+# stays together. ARGS=-n0: one at a time.
+TEST_PROCESSES ?= $(shell expr $$(nproc) + 1)
+PYTEST_PARALLEL ?= --numprocesses=$(TEST_PROCESSES) --maxprocesses=4 --dist=loadscope --no-loadscope-reorder --durations=15
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 ENGINE_SOURCES := $(wildcard native/include/*.h native/src/*.c native/src/*.h) native/build_engine.py setup.py

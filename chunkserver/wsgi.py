@@ -6,13 +6,12 @@ from chunkmaster.client import HttpChunkMaster
 from chunkserver.app import create_app
 from chunkserver.core import LocalChunkStore
 from chunkserver.data_directory import DataDirectory
+from chunkserver.engine_settings import engine_options, scrub_limits
 from chunkserver.heartbeat import Heartbeats
 from chunkserver.interface import CHUNK_BYTES_MAX
 from chunkserver.joining import JoiningChunkStore
 from chunkserver.payloads import PayloadMemory
-from chunkserver.scrubbing import ScrubLimits
 from chunkserver.table_file import GroupTableFile
-from native.engine import EngineOptions
 from wire.auth import ClusterKey
 from wire.buffers import IdleTrim
 from wire.server import RoomApp, StartRefused
@@ -70,24 +69,6 @@ def build(settings: Settings) -> RoomApp:
         store.close()
 
     return RoomApp(app, close)
-
-
-def engine_options(own: ChunkServerSettings, cluster_id: str) -> EngineOptions:
-    """The engine's options that these settings mean; for the embedded server too."""
-    return EngineOptions(
-        cluster_id=cluster_id,
-        volume_size_first=own.volume_bytes_first,
-        volume_size_max=own.volume_bytes_max,
-        reserve_bytes=own.reserve_bytes,
-        sync=own.sync == "group",
-        appenders=own.appenders,
-        compact_below=own.compact_below,
-        compact_bytes_s=own.compact_bytes_s,
-    )
-
-
-def scrub_limits(own: ChunkServerSettings) -> ScrubLimits:
-    return ScrubLimits(bytes_s=own.scrub_bytes_s, every_s=own.scrub_every_s)
 
 
 def _advertised(own: ChunkServerSettings) -> str:

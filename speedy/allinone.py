@@ -23,12 +23,12 @@ from chunkmaster.app import create_app as create_master_app
 from chunkmaster.core import LocalChunkMaster
 from chunkserver.app import UPKEEP_NOUNS, create_upkeep_app
 from chunkserver.core import LocalChunkStore
+from chunkserver.engine_settings import engine_options, scrub_limits
 from chunkserver.heartbeat import Heartbeats
 from chunkserver.interface import CHUNK_BYTES_MAX
 from chunkserver.metrics import StoreCollector
 from chunkserver.payloads import PayloadMemory
 from chunkserver.table_file import GroupTableFile
-from chunkserver.wsgi import engine_options, scrub_limits
 from imageserver.core import ImageLimits, LocalImageStore
 from imageserver.fids import FidLimits
 from imageserver.table import TableLimits

@@ -19,12 +19,12 @@ import click
 from chunkserver.client import HttpChunkStore
 from chunkserver.data_directory import Identity
 from chunkserver.disks import Chunks
+from chunkserver.engine_settings import engine_options
 from chunkserver.interface import ChunkUpkeep
 from chunkserver.opening import open_disks
 from chunkserver.scrubbing import ScrubLimits
 from chunkserver.table_file import GroupTableFile
 from chunkserver.upkeep import COMPACT_BELOW, CompactionLimits, LocalUpkeep
-from chunkserver.wsgi import engine_options
 from native.errors import EngineError, StoreLocked
 from speedy.data_directory import IDENTITY_FILE, KEY_FILE
 from speedy.options import read_settings

@@ -11,6 +11,8 @@ from tests.postgres import PostgresServer
 _CLIENTS = "tests/clients/"
 _COMPOSE = "compose"
 _CONFORMANCE = "tests/conformance/"
+#: Folders with files that take minutes: begun last, one of them would be waited for by all others.
+_LONG = (_CLIENTS, "tests/native/", "tests/transfer/", "tests/cluster/", "tests/packaging/")
 
 
 class _Together(LoadScopeScheduling):  # type: ignore[misc]
@@ -34,7 +36,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # one of several processes: what takes longest is begun first
-        items.sort(key=lambda item: (not item.nodeid.startswith(_CLIENTS), _COMPOSE not in item.nodeid))
+        items.sort(key=lambda item: _turn(item.nodeid))
+
+
+def _turn(nodeid: str) -> tuple[int, bool]:
+    folder = next((number for number, folder in enumerate(_LONG) if nodeid.startswith(folder)), len(_LONG))
+    return folder, _COMPOSE not in nodeid
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from tests.clients.compose import ComposeCluster, build_images
 from tests.clients.containerd import Containerd
 from tests.clients.images import Image, Index, build_image, build_index
 from tests.clients.targets import Target
-from tests.clients.tools import Docker, ImageClient, Podman, Skopeo, remove_directory, scratch_directory
+from tests.clients.tools import Docker, Podman, Skopeo, remove_directory, scratch_directory
 from tests.postgres import PostgresServer
 
 
@@ -58,13 +58,6 @@ def containerd() -> Iterator[Containerd]:
         yield containerd
     finally:
         containerd.close()
-
-
-@pytest.fixture(scope="session", params=["docker", "podman"])
-def client(request: pytest.FixtureRequest) -> ImageClient:
-    """docker and podman in turn."""
-    client: ImageClient = request.getfixturevalue(request.param)
-    return client
 
 
 @pytest.fixture(scope="session")

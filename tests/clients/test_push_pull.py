@@ -29,9 +29,14 @@ def _comes_back(client: ImageClient, target: Target, image: Image) -> None:
 
 
 @pytest.mark.feature("docker", "push, pull: 40 small layers")
+def test_docker_gets_an_image_of_forty_layers_back(docker: Docker, target: Target, many_layers: Image) -> None:
+    _comes_back(docker, target, many_layers)
+
+
 @pytest.mark.feature("podman", "push, pull: 40 small layers")
-def test_an_image_of_forty_layers_comes_back(client: ImageClient, target: Target, many_layers: Image) -> None:
-    _comes_back(client, target, many_layers)
+@pytest.mark.parametrize("target", ["embedded", "cluster"], indirect=True)
+def test_podman_gets_an_image_of_forty_layers_back(podman: Podman, target: Target, many_layers: Image) -> None:
+    _comes_back(podman, target, many_layers)
 
 
 # Every client and every target once: what takes half a minute each is not done nine times.

@@ -17,11 +17,11 @@ import pytest
 
 from .c_program import TESTS, build, run
 
-CRASH_POINTS = int(os.environ.get("SPEEDY_CRASH_POINTS", "12000"))
+CRASH_POINTS = int(os.environ.get("SPEEDY_CRASH_POINTS", "10500"))
 # A crash takes five times as long there: every so many positions of a record, and other ones with each seed.
-SANITIZED_EVERY = 12
+SANITIZED_EVERY = 30
 SEED = os.environ.get("SPEEDY_SEED", "1")
-STRIDE = os.environ.get("SPEEDY_FAULT_STRIDE", "15")
+STRIDE = os.environ.get("SPEEDY_FAULT_STRIDE", "37")
 # A second for a hundred points, on a machine that others keep busy.
 TIMEOUT_S = max(280.0, CRASH_POINTS / 100)
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)

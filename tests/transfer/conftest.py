@@ -130,6 +130,6 @@ def platforms(work: Path, small: Image) -> Index:
 
 @pytest.fixture(scope="session")
 def huge(work: Path) -> Index:
-    """One layer over 200 MiB, and a small one."""
-    image = build_image(work, "huge", layer_sizes=[208 << 20, 5 << 20], seed=23)
+    """One layer over 100 MiB, and a small one."""
+    image = build_image(work, "huge", layer_sizes=[104 << 20, 5 << 20], seed=23)
     return build_index(work, "huge", [image])

@@ -21,7 +21,7 @@ from tests.transfer.registries import Registry
 
 pytestmark = pytest.mark.timeout(600)
 
-_PIECE = 16 << 20
+_PIECE = 8 << 20
 #: heads, answers and manifests beside the blobs
 _BESIDE = 1 << 20
 #: what the kernel keeps for a process that is killed before it could write it down
@@ -110,7 +110,7 @@ def test_a_push_whose_client_is_killed_in_the_middle_of_a_piece_holds_its_digest
 ) -> None:
     """docker-registry gives up a session whose request was cut: it gets the layer from the start, and only that one."""
     repository = uuid.uuid4().hex
-    proxy.hold(up_bytes=100 << 20)
+    proxy.hold(up_bytes=50 << 20)
     process = client.start(*_push(huge, proxy, repository))
     assert proxy.held.wait(_WAIT_S), process.poll()
     _kill(process)
@@ -126,12 +126,12 @@ def test_a_push_goes_on_by_itself_when_connections_and_the_registry_are_lost_in_
     client: Client, registry: Registry, proxy: Proxy, huge: Index
 ) -> None:
     repository = uuid.uuid4().hex
-    proxy.hold(up_bytes=60 << 20)
+    proxy.hold(up_bytes=30 << 20)
     process = client.start(*_push(huge, proxy, repository))
     assert proxy.held.wait(_WAIT_S), process.poll()
-    proxy.hold(up_bytes=50 << 20)
+    proxy.hold(up_bytes=25 << 20)
     proxy.cut()
-    proxy.hold(up_bytes=50 << 20)
+    proxy.hold(up_bytes=25 << 20)
     assert proxy.held.wait(_WAIT_S), process.poll()
     registry.kill()
     registry.start_again()
@@ -148,7 +148,7 @@ def test_ctrl_c_lets_the_piece_on_its_way_arrive_and_the_next_run_sends_nothing_
     client: Client, registry: Registry, proxy: Proxy, huge: Index
 ) -> None:
     repository = uuid.uuid4().hex
-    proxy.hold(up_bytes=72 << 20)
+    proxy.hold(up_bytes=36 << 20)
     process = client.start(*_push(huge, proxy, repository))
     assert proxy.held.wait(_WAIT_S), process.poll()
     process.send_signal(signal.SIGINT)
@@ -185,7 +185,7 @@ def test_a_pull_whose_client_is_killed_goes_on_where_its_file_ends(
 ) -> None:
     client, repository = pushed
     arguments = ["pull", f"{proxy.address}/{repository}:v1", f"oci:{target}", "--jobs", "1"]
-    proxy.hold(down_bytes=100 << 20)
+    proxy.hold(down_bytes=50 << 20)
     process = client.start(*arguments)
     assert proxy.held.wait(_WAIT_S), process.poll()
     _kill(process)
@@ -193,7 +193,7 @@ def test_a_pull_whose_client_is_killed_goes_on_where_its_file_ends(
     proxy.cut()
     before = proxy.down
     client.run(*arguments)
-    assert proxy.down - before < _size(huge) - (100 << 20) + _BUFFERS
+    assert proxy.down - before < _size(huge) - (50 << 20) + _BUFFERS
     assert layout_blobs(target) == layout_blobs(huge.layout)
     assert not (target / ".partial").exists()
 
@@ -202,7 +202,7 @@ def test_a_pull_goes_on_by_itself_when_the_registry_is_killed(
     registry: Registry, proxy: Proxy, huge: Index, pushed: tuple[Client, str], target: Path
 ) -> None:
     client, repository = pushed
-    proxy.hold(down_bytes=100 << 20)
+    proxy.hold(down_bytes=50 << 20)
     process = client.start("pull", f"{proxy.address}/{repository}:v1", f"oci:{target}", "--jobs", "1")
     assert proxy.held.wait(_WAIT_S), process.poll()
     registry.kill()

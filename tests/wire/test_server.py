@@ -55,7 +55,7 @@ def test_a_worker_that_is_killed_is_replaced() -> None:
 def test_a_stop_lets_the_running_request_finish_and_closes_the_room(tmp_path: Path, number: int) -> None:
     closed = tmp_path / "closed"
     with serving(ECHO, {"closed_path": str(closed)}) as server, RawConnection(server.port) as raw:
-        raw.send(head("GET", "/slow/1.0"))
+        raw.send(head("GET", "/slow/3.0"))  # the signal has to come before its end
         wait_until(lambda: b"true" in server.get("/started")[1], 5, "the slow request's start")
         os.killpg(server.arbiter_pid, number)  # as a terminal does: to the arbiter and to the worker
         told = raw.answer()
