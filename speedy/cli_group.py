@@ -11,7 +11,7 @@ import requests
 
 from chunkmaster.interface import Member
 from speedy.options import config_option, json_option, read_settings
-from speedy.reach import reach_master
+from speedy.reach import PATIENCE_S, patiently, reach_master
 from speedy.tables import print_groups, table_as_json
 from wire.values import to_json
 
@@ -31,7 +31,7 @@ def group() -> None:
 def add(members: tuple[str, ...], config_file: Path | None, as_json: bool) -> None:
     """Add a group of running ChunkServers. Nothing restarts, no byte moves; new chunks land there within seconds.
 
-    The same members again change nothing.
+    The same members again change nothing. A ChunkMaster that does not answer yet is asked again for half a minute.
     """
     pairs = []
     for member in members:
@@ -40,7 +40,10 @@ def add(members: tuple[str, ...], config_file: Path | None, as_json: bool) -> No
             raise click.BadParameter(f"{member!r} is not of the form SERVER_ID=http://host:port")
         pairs.append((server_id, url))
     with reach_master(read_settings(config_file), changes=True) as master:
-        added = master.add_group(tuple(pairs))
+        added = patiently(
+            lambda: master.add_group(tuple(pairs)),
+            lambda why: click.echo(f"{why}; trying again for {PATIENCE_S:g} s", err=True),
+        )
     if as_json:
         click.echo(json.dumps(to_json(added), indent=1))
     else:

@@ -18,8 +18,9 @@ import click
 from chunkserver.interface import Operation
 from native.values import Damage
 from speedy.options import config_option, json_option
+from speedy.reach import patiently
 from speedy.tables import print_rows, size
-from speedy.volume_operation import patiently, pauses, progress, run_operation
+from speedy.volume_operation import pauses, progress, run_operation
 from speedy.volume_place import open_place
 from wire.settings_values import Size
 from wire.values import to_json

@@ -1,17 +1,26 @@
-"""Where the ChunkMaster is that a command talks to: a cluster's, or the one inside a running embedded server."""
+"""Where the ChunkMaster is that a command talks to: a cluster's, or the one inside a running embedded server; and how
+long a server that does not answer is waited for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from chunkmaster.client import HttpChunkMaster
 from speedy.data_directory import ADDRESS_FILE, KEY_FILE
 from wire.auth import ClusterKey
-from wire.errors import BadRequest, Unavailable
+from wire.errors import BadRequest, DeadlineExceeded, Overloaded, Unavailable
 from wire.settings import Settings
+
+#: how long a server may be away or busy before a command gives up
+PATIENCE_S = 30.0
+_AGAIN_S = 0.5
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -50,3 +59,20 @@ def load_key(file: Path) -> ClusterKey:
         return ClusterKey.load(file)
     except (OSError, ValueError) as exc:
         raise BadRequest(f"the cluster key cannot be read: {exc}") from exc
+
+
+def patiently(ask: Callable[[], T], tell: Callable[[str], None] = lambda _: None) -> T:
+    """What `ask`, which is harmless to repeat, answers; a server that is away or busy is asked again for PATIENCE_S,
+    and `tell` is told why, once. Raises what it raises then, and all that no time mends."""
+    until_s = time.monotonic() + PATIENCE_S
+    told = False
+    while True:
+        try:
+            return ask()
+        except (Unavailable, DeadlineExceeded, Overloaded) as exc:
+            if time.monotonic() >= until_s:
+                raise
+            if not told:
+                tell(exc.message)
+                told = True
+        time.sleep(_AGAIN_S)

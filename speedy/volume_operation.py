@@ -9,19 +9,16 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
 
 import click
 
 from chunkserver.interface import ChunkUpkeep, Operation
-from wire.errors import DeadlineExceeded, OperationNotFound, SpeedyError, Unavailable
+from speedy.reach import patiently
+from wire.errors import OperationNotFound, SpeedyError
 
 POLL_FIRST_S = 0.02
 POLL_MAX_S = 0.5
-#: how long a server may be away before its operation is given up
-PATIENCE_S = 30.0
 
-T = TypeVar("T")
 ShowProgress = Callable[[int, int], None]
 
 
@@ -81,18 +78,6 @@ def pauses() -> Iterator[None]:
         yield
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, POLL_MAX_S)
-
-
-def patiently(ask: Callable[[], T]) -> T:
-    """What `ask` answers; a server that is away is asked again for PATIENCE_S."""
-    until_s = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return ask()
-        except (Unavailable, DeadlineExceeded):
-            if time.monotonic() >= until_s:
-                raise
-        time.sleep(POLL_MAX_S)
 
 
 @contextmanager

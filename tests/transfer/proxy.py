@@ -4,6 +4,7 @@ with Proxy(registry) as proxy:
     proxy.hold(up_bytes=100 << 20)     # nothing goes on once so many bytes went to the registry
     ... proxy.held.wait(60) ...
     proxy.cut()                        # every connection ends, as if the cable were pulled
+    proxy.wait_for_quiet(60)           # and the registry has noticed
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Proxy:
         self._upstream = upstream
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._serving = 0  # connections that the registry has not ended
+        self._quiet = threading.Condition(self._lock)
         self.up = self.down = self.patches = 0
         self._hold_up = self._hold_down = self._hold_patches = _NEVER
         self.held = threading.Event()
@@ -52,11 +55,15 @@ class Proxy:
         with self._lock:
             pairs, self._pairs = self._pairs, set()
             self._hold_up = self._hold_down = self._hold_patches = _NEVER
-        for pair in pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+        for client, server in pairs:
+            _end(client, socket.SHUT_RDWR)
+            _end(server, socket.SHUT_WR)
         self._released.set()
+
+    def wait_for_quiet(self, timeout_s: float) -> None:
+        """Until the registry has ended all connections: what it still took in has arrived."""
+        with self._quiet:
+            assert self._quiet.wait_for(lambda: self._serving == 0, timeout_s), f"{self._serving} are still served"
 
     def __enter__(self) -> Self:
         return self
@@ -80,21 +87,31 @@ class Proxy:
             server.settimeout(None)
             with self._lock:
                 self._pairs.add((client, server))
-            threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
+                self._serving += 1
+            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._down, args=(server, client), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, is_up: bool) -> None:
-        try:
+    def _up(self, client: socket.socket, server: socket.socket) -> None:
+        self._pump(client, server, is_up=True)
+        _end(client, socket.SHUT_RD)
+        _end(server, socket.SHUT_WR)
+
+    def _down(self, server: socket.socket, client: socket.socket) -> None:
+        self._pump(server, client, is_up=False)
+        _end(client, socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            while server.recv(_RECEIVE_BYTES):
+                pass  # nobody wants it any more
+        with self._quiet:
+            self._serving -= 1
+            self._quiet.notify_all()
+
+    def _pump(self, source: socket.socket, target: socket.socket, *, is_up: bool) -> None:
+        with contextlib.suppress(OSError):
             while data := source.recv(_RECEIVE_BYTES):
                 if not self._passes(data, is_up):
                     break
                 target.sendall(data)
-        except OSError:
-            pass
-        finally:
-            for end in (source, target):
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
 
     def _passes(self, data: bytes, is_up: bool) -> bool:
         """Counts it, and waits where it is to be held; False when the connection was cut meanwhile."""
@@ -113,3 +130,8 @@ class Proxy:
             else:
                 self.down += len(data)
         return True
+
+
+def _end(connection: socket.socket, how: int) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(how)

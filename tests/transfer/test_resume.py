@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import signal
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,12 +68,6 @@ def _finishes(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def _wait_for_quiet(proxy: Proxy) -> None:
-    """What the registry still takes in has arrived."""
-    proxy.cut()
-    time.sleep(0.5)
-
-
 def test_a_push_whose_client_is_killed_between_two_pieces_sends_nothing_again(
     client: Client, registry: Registry, proxy: Proxy, huge: Index
 ) -> None:
@@ -83,7 +76,8 @@ def test_a_push_whose_client_is_killed_between_two_pieces_sends_nothing_again(
     process = client.start(*_push(huge, proxy, repository))
     assert proxy.held.wait(_WAIT_S), process.poll()
     _kill(process)
-    _wait_for_quiet(proxy)
+    proxy.cut()
+    proxy.wait_for_quiet(_WAIT_S)
     client.run(*_push(huge, proxy, repository))
     assert proxy.up < _size(huge) + _BESIDE
     _holds(huge, registry.address, repository)
@@ -115,7 +109,8 @@ def test_a_push_whose_client_is_killed_in_the_middle_of_a_piece_holds_its_digest
     assert proxy.held.wait(_WAIT_S), process.poll()
     _kill(process)
     sent = proxy.up
-    _wait_for_quiet(proxy)
+    proxy.cut()
+    proxy.wait_for_quiet(_WAIT_S)
     client.run(*_push(huge, proxy, repository))
     again = _PIECE if registry.name == "speedy" else sent
     assert proxy.up < _size(huge) + again + _BESIDE

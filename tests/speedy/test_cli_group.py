@@ -1,0 +1,37 @@
+"""`speedy group add` and a ChunkMaster that is not there yet, as at the first start of a whole cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.chunkmaster.rooms import KEY
+from tests.ports import free_port
+from tests.speedy.embedded import environment
+from tests.wire.serving import serving
+
+
+def test_a_group_is_added_as_soon_as_the_master_answers(tmp_path: Path) -> None:
+    KEY.save(tmp_path / "key")
+    port = free_port()
+    variables = {
+        "SPEEDY_CLUSTER_MASTERS": f"http://127.0.0.1:{port}",
+        "SPEEDY_CLUSTER_KEY_FILE": str(tmp_path / "key"),
+    }
+    adding = subprocess.Popen(
+        [sys.executable, "-m", "speedy", "group", "add", "cs-1=http://127.0.0.1:1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**variables),
+    )
+    try:
+        assert adding.stderr is not None
+        assert "trying again" in adding.stderr.readline()
+        arguments = {"database_url": f"sqlite:///{tmp_path}/meta.db", "key_file": str(tmp_path / "key")}
+        with serving("tests.chunkmaster.rooms:build_master", arguments, port=port):
+            said, _ = adding.communicate(timeout=60)
+        assert (adding.returncode, "Group 1 has the members cs-1." in said) == (0, True)
+    finally:
+        adding.kill()
