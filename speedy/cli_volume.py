@@ -19,7 +19,7 @@ from chunkserver.interface import Operation
 from native.values import Damage
 from speedy.options import config_option, json_option
 from speedy.reach import patiently
-from speedy.tables import print_rows, size
+from speedy.tables import counted, print_rows, size
 from speedy.volume_operation import pauses, progress, run_operation
 from speedy.volume_place import open_place
 from wire.settings_values import Size
@@ -204,7 +204,8 @@ def compact(  # noqa: PLR0917 - click names them
         click.echo(json.dumps(to_json(told), indent=1))
     else:
         click.echo(
-            f"Removed {told.volumes_removed} volumes, made {told.volumes_made}; copied {told.chunks} chunks "
+            f"Removed {counted(told.volumes_removed, 'volume')}, made {told.volumes_made}; copied "
+            f"{counted(told.chunks, 'chunk')} "
             f"({size(told.done_bytes)}), gave {size(told.given_back_bytes)} back to the file system."
         )
         if told.volumes_damaged:
@@ -241,7 +242,7 @@ def _report(as_json: Any, checked: int, damaged: int, damage: Sequence[Damage]) 
         print_rows(["damage"], ["fid", "volume", "offset", "length"], rows)
         click.echo()
     more = f" ({damaged - len(damage)} are not listed)" if damaged > len(damage) else ""
-    click.echo(f"{checked} chunks were checked; damaged places: {damaged or 'none'}{more}.")
+    click.echo(f"Checked {counted(checked, 'chunk')}; damaged places: {damaged or 'none'}{more}.")
 
 
 def _end(told: Operation, interrupted: bool) -> None:

@@ -49,6 +49,11 @@ def embedded_url(data: Path) -> str:
     try:
         return str(json.loads((data / ADDRESS_FILE).read_text("utf-8"))["url"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
+        if (data / "cluster.json").exists():
+            raise Unavailable(
+                f"{data.absolute()} is a cluster's directory: speedy cluster status --data {data}, or --config "
+                f"{data / 'speedy.toml'} for what a cluster is asked"
+            ) from exc
         raise Unavailable(
             f"no server runs on {data.absolute()}, and cluster.masters is not set (--config FILE, or --data DIR)"
         ) from exc

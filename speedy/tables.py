@@ -20,6 +20,11 @@ _WIDTH_MAX = 2000
 _BLANK_END = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$")
 
 
+def counted(count: int, noun: str) -> str:
+    """1 volume, 2 volumes."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def table_as_json(table: GroupTable | None) -> Any:
     """The group table with plain names, None when it is not known."""
     return None if table is None else to_json(table)

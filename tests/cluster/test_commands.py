@@ -55,6 +55,9 @@ def test_a_cluster_comes_up_grows_by_a_command_and_goes_down(data: Path) -> None
     assert mixed.returncode == 1
     assert "chunkserver-1-1" in mixed.stderr
 
+    elsewhere = speedy("status", "--data", str(data))
+    assert (elsewhere.returncode, f"speedy cluster status --data {data}" in elsewhere.stderr) == (1, True)
+
     down = speedy("cluster", "down", "--data", str(data))
     assert (down.returncode, "killed" in down.stdout) == (0, False)
     told = speedy("cluster", "status", "--data", str(data))

@@ -72,3 +72,10 @@ def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match="file"):
         open_data(tmp_path / "file" / "data")
+
+
+def test_a_file_in_its_place_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("photos")
+    with pytest.raises(Unavailable, match=r"data cannot be used: it is no directory"):
+        open_data(tmp_path / "data")
+    assert (tmp_path / "data").read_text() == "photos"
