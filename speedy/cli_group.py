@@ -11,8 +11,9 @@ import requests
 
 from chunkmaster.interface import Member
 from speedy.options import config_option, json_option, read_settings
-from speedy.reach import PATIENCE_S, patiently, reach_master
+from speedy.reach import reach_master
 from speedy.tables import print_groups, table_as_json
+from speedy.waiting import PATIENCE_S, until_answered
 from wire.values import to_json
 
 #: how long a new member may take to answer
@@ -40,7 +41,7 @@ def add(members: tuple[str, ...], config_file: Path | None, as_json: bool) -> No
             raise click.BadParameter(f"{member!r} is not of the form SERVER_ID=http://host:port")
         pairs.append((server_id, url))
     with reach_master(read_settings(config_file), changes=True) as master:
-        added = patiently(
+        added = until_answered(
             lambda: master.add_group(tuple(pairs)),
             lambda why: click.echo(f"{why}; trying again for {PATIENCE_S:g} s", err=True),
         )

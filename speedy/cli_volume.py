@@ -18,10 +18,10 @@ import click
 from chunkserver.interface import Operation
 from native.values import Damage
 from speedy.options import config_option, json_option
-from speedy.reach import patiently
 from speedy.tables import counted, print_rows, size
 from speedy.volume_operation import pauses, progress, run_operation
 from speedy.volume_place import open_place
+from speedy.waiting import until_answered
 from wire.settings_values import Size
 from wire.values import to_json
 
@@ -167,7 +167,7 @@ def scrub(  # noqa: PLR0917 - click names them
                 show_progress(status.checked_bytes, status.total_bytes)
                 if status.state == "paused":
                     raise click.ClickException("somebody has stopped the scrub; the same command lets it go on")
-                status = patiently(place.upkeep.scrub_status)
+                status = until_answered(place.upkeep.scrub_status)
     _report(to_json(status) if as_json else None, status.checked_chunks, status.known_damaged, status.damage)
     if status.known_damaged:
         raise SystemExit(1)

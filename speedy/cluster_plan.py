@@ -25,6 +25,8 @@ from chunkmaster.interface import REPLICAS_MAX
 from wire.errors import BadRequest, Conflict, Unavailable
 from wire.files import replace_file
 
+PLAN_FILE = "cluster.json"
+SETTINGS_FILE = "speedy.toml"
 FORMAT = 1
 HOST = "127.0.0.1"
 GROUPS_MAX = 64
@@ -175,7 +177,7 @@ class _FreePorts:
 
 def load_plan(directory: Path) -> Plan | None:
     """The plan of the cluster in `directory`, None for a directory without one. Raises Conflict for what is no plan."""
-    file = directory / "cluster.json"
+    file = directory / PLAN_FILE
     try:
         told = json.loads(file.read_text("utf-8"))
         if not 1 <= told["format"] <= FORMAT:
@@ -196,13 +198,13 @@ def save_plan(directory: Path, plan: Plan) -> None:
     """Write the plan and the configuration of every process."""
     # The plan first: a directory with anything else and without it is taken for somebody else's.
     directory.mkdir(parents=True, exist_ok=True)
-    replace_file(directory / "cluster.json", json.dumps({"format": FORMAT, **asdict(plan)}, indent=1) + "\n", _PRIVATE)
+    replace_file(directory / PLAN_FILE, json.dumps({"format": FORMAT, **asdict(plan)}, indent=1) + "\n", _PRIVATE)
     for name in ("config", "rooms", "run", "logs"):
         (directory / name).mkdir(exist_ok=True)
     for process in plan.processes:
         text = _toml(_settings(directory, plan, process))
         replace_file(directory / "config" / f"{process.name}.toml", text, _PRIVATE)
-    replace_file(directory / "speedy.toml", _toml(_settings(directory, plan, None)), _PRIVATE)
+    replace_file(directory / SETTINGS_FILE, _toml(_settings(directory, plan, None)), _PRIVATE)
 
 
 def _settings(directory: Path, plan: Plan, process: Process | None) -> dict[str, Any]:

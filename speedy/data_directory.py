@@ -63,9 +63,9 @@ def open_data(path: Path) -> ServerData:
     Unavailable when it cannot be used.
     """
     path = path.absolute()
-    if path.exists() and not path.is_dir():
-        raise Unavailable(f"data directory {path} cannot be used: it is no directory")
     try:
+        if path.exists() and not path.is_dir():
+            raise Unavailable(f"data directory {path} cannot be used: it is no directory")
         path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         lock_fd = directory_lock.lock(path, _LOCK)
         try:

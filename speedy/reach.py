@@ -1,26 +1,19 @@
-"""Where the ChunkMaster is that a command talks to: a cluster's, or the one inside a running embedded server; and how
-long a server that does not answer is waited for."""
+"""Where the ChunkMaster is that a command talks to: a cluster's, or the one inside a running embedded server."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from chunkmaster.client import HttpChunkMaster
+from speedy.cluster_plan import PLAN_FILE, SETTINGS_FILE
 from speedy.data_directory import ADDRESS_FILE, KEY_FILE
 from wire.auth import ClusterKey
-from wire.errors import BadRequest, DeadlineExceeded, Overloaded, Unavailable
+from wire.errors import BadRequest, Unavailable
 from wire.settings import Settings
-
-#: how long a server may be away or busy before a command gives up
-PATIENCE_S = 30.0
-_AGAIN_S = 0.5
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -49,10 +42,10 @@ def embedded_url(data: Path) -> str:
     try:
         return str(json.loads((data / ADDRESS_FILE).read_text("utf-8"))["url"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        if (data / "cluster.json").exists():
+        if os.path.exists(data / PLAN_FILE):  # which is False also where nobody may look
             raise Unavailable(
-                f"{data.absolute()} is a cluster's directory: speedy cluster status --data {data}, or --config "
-                f"{data / 'speedy.toml'} for what a cluster is asked"
+                f"{data} is a cluster's directory: speedy cluster status --data {data}, or --config "
+                f"{data / SETTINGS_FILE} for what a cluster is asked"
             ) from exc
         raise Unavailable(
             f"no server runs on {data.absolute()}, and cluster.masters is not set (--config FILE, or --data DIR)"
@@ -64,20 +57,3 @@ def load_key(file: Path) -> ClusterKey:
         return ClusterKey.load(file)
     except (OSError, ValueError) as exc:
         raise BadRequest(f"the cluster key cannot be read: {exc}") from exc
-
-
-def patiently(ask: Callable[[], T], tell: Callable[[str], None] = lambda _: None) -> T:
-    """What `ask`, which is harmless to repeat, answers; a server that is away or busy is asked again for PATIENCE_S,
-    and `tell` is told why, once. Raises what it raises then, and all that no time mends."""
-    until_s = time.monotonic() + PATIENCE_S
-    told = False
-    while True:
-        try:
-            return ask()
-        except (Unavailable, DeadlineExceeded, Overloaded) as exc:
-            if time.monotonic() >= until_s:
-                raise
-            if not told:
-                tell(exc.message)
-                told = True
-        time.sleep(_AGAIN_S)

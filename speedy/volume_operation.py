@@ -13,7 +13,7 @@ from types import FrameType
 import click
 
 from chunkserver.interface import ChunkUpkeep, Operation
-from speedy.reach import patiently
+from speedy.waiting import until_answered
 from wire.errors import OperationNotFound, SpeedyError
 
 POLL_FIRST_S = 0.02
@@ -34,7 +34,7 @@ def run_operation(start: Callable[[str], Operation], upkeep: ChunkUpkeep, *, qui
                 if interrupted.is_set():
                     return _stop(upkeep, operation_id), True
                 show(told.done_bytes, told.total_bytes)
-                told = patiently(lambda: upkeep.operation(operation_id))
+                told = until_answered(lambda: upkeep.operation(operation_id))
             raise AssertionError  # pauses do not end
         except OperationNotFound as exc:
             raise click.ClickException(

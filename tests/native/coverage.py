@@ -33,7 +33,7 @@ FLAGS = [
     "-DOPENSSL_API_COMPAT=0x10100000L",
 ]
 STEP_TIMEOUT_S = 600.0
-PYTHON_TESTS = ("checksum", "digest", "inspect", "put_many", "engine", "damage", "compaction")
+PYTHON_TESTS = ("checksum", "digest", "inspect", "put_many", "engine", "damage", "quarantine", "compaction")
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,7 @@ def _migrated_tables(data: Path) -> list[str]:
 def test_an_editable_install_takes_the_place_and_finds_the_engine_in_the_checkout(
     installed: Path, checkout: Path, tmp_path: Path
 ) -> None:
+    """The last one of this file: the wheel is gone afterwards."""
     run([installed / "python", "-m", "pip", "install", "-q", "--no-deps", "-e", checkout], timeout_s=_INSTALL_S)
     where = _outside([installed / "python", "-c", "import native._engine as e; print(e.__file__)"], tmp_path)
     assert Path(where.strip()).is_relative_to(checkout)

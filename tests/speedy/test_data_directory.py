@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from speedy.data_directory import FORMAT, open_data
+from speedy.reach import embedded_url
+from tests.needs import root
 from wire.errors import Conflict, Unavailable
 
 
@@ -79,3 +81,18 @@ def test_a_file_in_its_place_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"data cannot be used: it is no directory"):
         open_data(tmp_path / "data")
     assert (tmp_path / "data").read_text() == "photos"
+
+
+def test_where_nobody_may_look_no_data_directory_is_found_or_made(tmp_path: Path) -> None:
+    root()
+    (tmp_path / "closed").mkdir(mode=0o000)
+    data = tmp_path / "closed" / "data"
+    os.seteuid(65534)
+    try:
+        with pytest.raises(Unavailable, match="Permission denied"):
+            open_data(data)
+        with pytest.raises(Unavailable, match="no server runs on"):
+            embedded_url(data)
+    finally:
+        os.seteuid(0)
+    assert not data.exists()

@@ -3,7 +3,7 @@
 with Proxy(registry) as proxy:
     proxy.hold(up_bytes=100 << 20)     # nothing goes on once so many bytes went to the registry
     ... proxy.held.wait(60) ...
-    proxy.cut()                        # every connection ends, as if the cable were pulled
+    proxy.cut()                        # every connection ends, for both sides
     proxy.wait_for_quiet(60)           # and the registry has noticed
 """
 
