@@ -11,14 +11,19 @@ def put(engine: Engine, fid: int, payload: bytes) -> None:
     engine.put(fid, payload, crc32c(payload))
 
 
+def read(engine: Engine, fid: int) -> bytes:
+    """The verified payload."""
+    buffer = bytearray(engine.info(fid).length)
+    engine.read_into(fid, 0, buffer)
+    return bytes(buffer)
+
+
 def get(engine: Engine, fid: int) -> bytes | None:
     """The verified payload, or None when this copy is missing or known to be bad."""
     try:
-        buffer = bytearray(engine.info(fid).length)
-        engine.read_into(fid, 0, buffer)
+        return read(engine, fid)
     except (ChunkNotFound, ChunkCorrupt):
         return None
-    return bytes(buffer)
 
 
 def flip(path: Path, bit: int) -> None:

@@ -8,27 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from native.checksum import crc32c
 from native.engine import Engine
 from native.errors import ChunkCorrupt, ChunkNotFound, DiskFull, EngineError, StoreBusy, VolumeNotFound
 
 from .conftest import MIB, OpenStore
+from .stores import accounted, put, read
 
 WAIT_S = 60.0
 NEVER = 0.0
 
 
-def put(engine: Engine, fid: int, payload: bytes) -> None:
-    engine.put(fid, payload, crc32c(payload))
-
-
 def get(engine: Engine, fid: int) -> bytes | None:
+    """As in stores, but a bad copy is an error here."""
     try:
-        buffer = bytearray(engine.info(fid).length)
-        engine.read_into(fid, 0, buffer)
+        return read(engine, fid)
     except ChunkNotFound:
         return None
-    return bytes(buffer)
 
 
 def payload_of(fid: int, length: int) -> bytes:
@@ -38,11 +33,6 @@ def payload_of(fid: int, length: int) -> bytes:
 def taken_bytes(directory: Path) -> int:
     """What the directory's files take from the file system."""
     return sum(path.stat().st_blocks * 512 for path in directory.iterdir())
-
-
-def accounted(engine: Engine) -> bool:
-    stat = engine.stat()
-    return stat.live_bytes + stat.dead_bytes + stat.pad_bytes + stat.volume_free_bytes == stat.volume_bytes
 
 
 def fill(engine: Engine, lengths: dict[int, int], delete: Callable[[int], bool]) -> dict[int, bytes]:

@@ -25,24 +25,10 @@ from native.errors import (
 )
 
 from .conftest import CLUSTER_ID, MIB, OpenStore
+from .stores import accounted, put, read
 
 BLOCK = 256 * 1024
 LENGTHS = [0, 1, 63, 64, 65, 4095, 4096, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK + 17]
-
-
-def put(engine: Engine, fid: int, payload: bytes) -> None:
-    engine.put(fid, payload, crc32c(payload))
-
-
-def get(engine: Engine, fid: int) -> bytes:
-    buffer = bytearray(engine.info(fid).length)
-    engine.read_into(fid, 0, buffer)
-    return bytes(buffer)
-
-
-def accounted(engine: Engine) -> bool:
-    stat = engine.stat()
-    return stat.live_bytes + stat.dead_bytes + stat.pad_bytes + stat.volume_free_bytes == stat.volume_bytes
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -52,7 +38,7 @@ def test_a_chunk_reads_back_whole_and_in_every_range_also_after_reopening(open_s
     put(engine, 7, payload)
     edges = sorted({0, 1, length // 2, length - 1, length, *range(0, length, BLOCK)} & set(range(length + 1)))
     for _ in range(2):
-        assert get(engine, 7) == payload
+        assert read(engine, 7) == payload
         for start in edges:
             for end in edges:
                 if start <= end:
@@ -106,7 +92,7 @@ def test_the_same_chunk_again_is_fine_and_other_bytes_are_refused(open_store: Op
         put(engine, 1, b"other")
     with pytest.raises(ChunkExists):
         put(engine, 1, b"first and more")
-    assert get(engine, 1) == b"first"
+    assert read(engine, 1) == b"first"
     assert engine.stat().appends == 1
 
 
@@ -148,9 +134,9 @@ def test_the_largest_chunk_fits_in_a_volume_made_for_it(open_store: OpenStore) -
     put(engine, 1, b"small")
     put(engine, 2, payload)
     put(engine, 3, b"small")
-    assert get(engine, 2) == payload
+    assert read(engine, 2) == payload
     engine.close()
-    assert get(open_store(), 2) == payload
+    assert read(open_store(), 2) == payload
 
 
 def test_memoryviews_are_taken_and_filled_in_place(open_store: OpenStore) -> None:
@@ -177,7 +163,7 @@ def test_a_deleted_chunk_is_gone_for_good_and_gives_its_space_back(open_store: O
     assert engine.stat().punched_bytes >= 590_000
     for _ in range(2):
         assert 1 not in engine
-        assert get(engine, 2) == b"stays"
+        assert read(engine, 2) == b"stays"
         assert accounted(engine)
         assert engine.stat().dead_bytes >= 600_000
         engine.close()
@@ -185,7 +171,7 @@ def test_a_deleted_chunk_is_gone_for_good_and_gives_its_space_back(open_store: O
             checkpoint.unlink()
         engine = open_store()
     put(engine, 1, payload)
-    assert get(engine, 1) == payload
+    assert read(engine, 1) == payload
 
 
 def test_space_is_returned_after_reopening_when_the_punch_was_missed(
@@ -216,7 +202,7 @@ def test_volumes_are_sealed_when_full_and_their_sizes_double(open_store: OpenSto
     engine.close()
     engine = open_store()
     assert {chunk.fid for chunk in engine.iterate()} == set(payloads)
-    assert all(get(engine, fid) == payload for fid, payload in payloads.items())
+    assert all(read(engine, fid) == payload for fid, payload in payloads.items())
     assert accounted(engine)
 
 
@@ -241,7 +227,7 @@ def test_small_chunks_of_many_threads_share_a_sync(open_store: OpenStore) -> Non
     stat = engine.stat()
     assert stat.appends == stat.chunks == 2000
     assert stat.syncs == stat.batches < 2000
-    assert all(get(engine, fid) == b"%d" % fid for fid in range(1, 2001))
+    assert all(read(engine, fid) == b"%d" % fid for fid in range(1, 2001))
 
 
 def test_readers_never_see_a_chunk_being_deleted_and_punched_as_zeros(open_store: OpenStore) -> None:
@@ -313,7 +299,7 @@ def test_a_full_disk_refuses_puts_allows_deletes_and_recovers(open_store: OpenSt
     assert engine.stat().state == "ro_full"
     put(engine, 4, b"what fits is taken")
     assert engine.delete(1)
-    assert get(engine, 2) == bytes(300_000)
+    assert read(engine, 2) == bytes(300_000)
     engine.close()
     engine = open_store()
     put(engine, 3, bytes(600_000))
@@ -390,7 +376,7 @@ def test_close_waits_for_puts_and_loses_none_that_were_acknowledged(open_store: 
     for thread in threads:
         thread.join()
     engine = open_store(volume_size_first=64 * MIB, volume_size_max=64 * MIB)
-    assert all(get(engine, fid) == b"%d" % fid for fid in acknowledged)
+    assert all(read(engine, fid) == b"%d" % fid for fid in acknowledged)
 
 
 def test_without_sync_chunks_are_there_after_a_clean_close(open_store: OpenStore) -> None:

@@ -6,17 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from native.checksum import crc32c
 from native.engine import RANGES_MAX, Engine
 from native.errors import EngineError, VolumeNotFound
 
 from .conftest import OpenStore
+from .stores import put
 
 U64 = (1 << 64) - 1
-
-
-def put(engine: Engine, fid: int, payload: bytes) -> None:
-    engine.put(fid, payload, crc32c(payload))
 
 
 def test_the_volumes_add_up_to_what_stat_tells(open_store: OpenStore) -> None:

@@ -9,15 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from native.checksum import crc32c
 from native.engine import Engine
 from native.errors import EngineError, StoreLocked, StoreMismatch
 
 from .conftest import CLUSTER_ID, MIB, OpenStore
-
-
-def put(engine: Engine, fid: int, payload: bytes) -> None:
-    engine.put(fid, payload, crc32c(payload))
+from .stores import put
 
 
 def fingerprint(directory: Path) -> dict[str, tuple[int, int, str]]:

@@ -18,15 +18,12 @@ from native.errors import ChunkCorrupt, ChunkNotFound
 from native.values import Damage, ScrubProgress
 
 from .conftest import CLUSTER_ID, MIB, OpenStore
+from .stores import put
 
 ROOT = Path(__file__).parents[2]
 BLOCK = 256 * 1024
 STEPS_MAX = 100_000
 DEADLINE_S = 120.0
-
-
-def put(engine: Engine, fid: int, payload: bytes) -> None:
-    engine.put(fid, payload, crc32c(payload))
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:
